@@ -1,0 +1,306 @@
+"""From prepared click files to what a model is fed: the item index, session-parallel mini-batches, negative samples.
+
+Session-parallel mini-batches ([1], "Session-parallel mini-batches"): every lane of a mini-batch walks through a session of its own, and a
+lane whose session has ended takes the next session in line. The order needs no model, so it is laid out ahead as
+arrays, a block of many steps at a time; training reads a step as one row of a block.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heapreplace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from clickfile import Clicks, read_clicks, session_offsets
+from errors import UserError
+
+BLOCK_STEPS = 512  # a block is a copy to the device: large enough to be rare, small enough to stay in a cache
+
+
+class ItemIndex:
+    """Item ids and their positions, the item indices: rows of the model's tables.
+
+    Args:
+        ids: ``[n_items]`` int64, no id twice; ``ids[index]`` is the id of an item index.
+    """
+
+    def __init__(self, ids: np.ndarray):
+        self.ids = np.asarray(ids, dtype=np.int64)
+        self._lookup = pd.Index(self.ids)
+
+    @classmethod
+    def of(cls, clicks: Clicks) -> "ItemIndex":
+        """The items of a training set, in the order in which they first appear."""
+        return cls(pd.unique(clicks.item))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def encode(self, ids: np.ndarray) -> np.ndarray:
+        """Item indices of item ids, int32; -1 for an id that is not in the index."""
+        return self._lookup.get_indexer(ids).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Sessions back to back, in the order in which they are fed.
+
+    Attributes:
+        items: ``[n_clicks]`` int32, the item index of every click.
+        offsets: ``[n_sessions + 1]`` int64; session ``s`` is ``items[offsets[s]:offsets[s + 1]]``, two clicks at least.
+    """
+
+    items: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def n_transitions(self) -> int:
+        """How many times a click is followed by another of its session: what there is to predict."""
+        return len(self.items) - len(self)
+
+    def support(self, n_items: int) -> np.ndarray:
+        """How often each item was clicked: ``[n_items]`` int64."""
+        return np.bincount(self.items, minlength=n_items)
+
+
+def read_sessions(path: Path) -> Clicks:
+    """Read a prepared click file and bring every session together, its clicks in the order of time.
+
+    Raises:
+        UserError: the file is missing, malformed, or holds no session of two clicks.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}: write it with preprocessing.py, or name another with --data_folder")
+    clicks = _without_single_clicks(read_clicks(path).sorted())
+    if len(clicks) == 0:
+        raise UserError(f"{path} holds no session of two clicks, so there is nothing to predict")
+    return clicks
+
+
+def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) -> tuple[Sessions, int]:
+    """Turn clicks (sessions together, by time) into sessions of item indices.
+
+    Clicks on items that the index lacks are dropped, then sessions of one click: a model has no score for such an item.
+
+    Args:
+        clicks: as :func:`read_sessions` gives them.
+        index: the items that the model knows.
+        time_sort: feed the oldest session (by its first click) first; otherwise by session id.
+
+    Returns:
+        The sessions, and how many clicks were dropped.
+    """
+    items = index.encode(clicks.item)
+    known = items >= 0
+    if not known.all():
+        kept = _without_single_clicks(clicks.select(known))
+        items = index.encode(kept.item)
+    else:
+        kept = clicks
+    offsets = session_offsets(kept.session)
+    if time_sort:
+        order = np.argsort(kept.time[offsets[:-1]], kind="stable")
+        lengths = np.diff(offsets)[order]
+        click_order = np.repeat(offsets[:-1][order], lengths) + _positions_within(lengths)
+        items, offsets = items[click_order], np.concatenate(([0], np.cumsum(lengths)))
+    return Sessions(items, offsets), len(clicks) - len(kept)
+
+
+def _without_single_clicks(clicks: Clicks) -> Clicks:
+    lengths = np.diff(session_offsets(clicks.session))
+    return clicks.select(np.repeat(lengths > 1, lengths))
+
+
+def _positions_within(lengths: np.ndarray) -> np.ndarray:
+    """0 … length-1 for every length, back to back."""
+    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+
+
+@dataclass
+class Block:
+    """Consecutive steps of session-parallel mini-batches over ``B`` lanes.
+
+    The live lanes of a step come first, in lane order; ``alive[k]`` of them, and what stands behind them is padding.
+
+    Attributes:
+        first_step: the step of the epoch that the first row is.
+        alive: ``[K]`` how many lanes live, on the host.
+        inputs: ``[K, B]`` int64, the item index of each lane's current click.
+        targets: ``[K, B]`` int64, that of its next click.
+        starts: ``[K, B]`` bool, the lane begins a session: its hidden state is zero.
+        lanes: ``[K, B]`` int64, which lane each column is, or None while all lanes live.
+    """
+
+    first_step: int
+    alive: list[int]
+    inputs: Tensor
+    targets: Tensor
+    starts: Tensor
+    lanes: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.alive)
+
+    def to(self, device: torch.device) -> "Block":
+        """This block on a device; to a GPU, the copies leave from pinned memory and do not wait."""
+
+        def move(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None or device.type == "cpu":
+                return tensor
+            return tensor.pin_memory().to(device, non_blocking=True)
+
+        return Block(
+            self.first_step, self.alive, move(self.inputs), move(self.targets), move(self.starts), move(self.lanes)
+        )
+
+
+class SessionParallelBatches:
+    """All mini-batches of an epoch; iterating yields their :class:`Block` objects.
+
+    Sessions are dealt to lanes 0 … B-1 in order. A lane whose session has no further target takes the next session in
+    line at the following step; lanes that finish in one step are refilled in lane order. A lane without a next session
+    dies. The epoch ends when fewer than ``min_alive`` lanes live.
+
+    Args:
+        sessions: what to feed, in this order.
+        n_lanes: B, the size of a mini-batch.
+        min_alive: 1, or 2 where the other lanes' targets are the only negatives.
+        block_steps: K, how many steps a block has (the last one may have fewer).
+    """
+
+    def __init__(self, sessions: Sessions, n_lanes: int, min_alive: int = 1, block_steps: int = BLOCK_STEPS):
+        self.sessions = sessions
+        self.n_lanes = n_lanes
+        self.min_alive = min_alive
+        self.block_steps = block_steps
+
+    def __iter__(self) -> Iterator[Block]:
+        # A cell of the grid (step, lane) has the number step * B + lane. The session in line goes to the free cell
+        # with the smallest number, which is the earliest step, then the lowest lane: the top of a heap of free cells.
+        n_lanes, offsets = self.n_lanes, self.sessions.offsets
+        n_steps = np.diff(offsets) - 1
+        free_cells = list(range(n_lanes))
+        in_line = 0
+        running = np.empty((0, 2), dtype=np.int64)  # (session, first cell) of sessions that reach into the next block
+        for first_step in range(0, len(self.sessions.items), self.block_steps):
+            end_cell = (first_step + self.block_steps) * n_lanes
+            first_cells = []
+            for cells in (n_steps[in_line : in_line + self.block_steps * n_lanes] * n_lanes).tolist():
+                cell = free_cells[0]
+                if cell >= end_cell:
+                    break
+                first_cells.append(cell)
+                heapreplace(free_cells, cell + cells)
+            dealt = np.arange(in_line, in_line + len(first_cells))
+            in_line += len(first_cells)
+            running = np.concatenate((running, np.column_stack((dealt, first_cells)).astype(np.int64).reshape(-1, 2)))
+            block = self._lay_out(running, first_step)
+            if len(block):
+                yield block
+            if len(block) < self.block_steps:
+                return
+            last_cells = running[:, 1] + n_steps[running[:, 0]] * n_lanes
+            running = running[last_cells >= end_cell]
+
+    def _lay_out(self, running: np.ndarray, first_step: int) -> Block:
+        """The block of steps from ``first_step`` on, filled by the sessions (session, first cell) in ``running``."""
+        n_lanes, offsets, items = self.n_lanes, self.sessions.offsets, self.sessions.items
+        session, first_cell = running.T
+        start_step = first_cell // n_lanes - first_step  # negative: the session began in an earlier block
+        skipped = np.maximum(-start_step, 0)
+        end = np.minimum(offsets[session + 1] - offsets[session] - 1, self.block_steps - start_step)
+        taken = np.maximum(end - skipped, 0)
+        transition = _positions_within(taken) + np.repeat(skipped, taken)
+        click = np.repeat(offsets[session], taken) + transition
+        cell = np.repeat(first_cell - first_step * n_lanes, taken) + transition * n_lanes
+
+        grid = self.block_steps, n_lanes
+        inputs = np.zeros(grid, dtype=np.int64)
+        targets = np.zeros(grid, dtype=np.int64)
+        starts = np.zeros(grid, dtype=bool)
+        live = np.zeros(grid, dtype=bool)
+        inputs.flat[cell] = items[click]
+        targets.flat[cell] = items[click + 1]
+        starts.flat[cell] = transition == 0
+        live.flat[cell] = True
+
+        alive = live.sum(axis=1)
+        lanes = None
+        if alive[-1] < n_lanes:  # live lanes first; lanes never come back, so this happens at the end of an epoch only
+            lanes = np.argsort(~live, axis=1, kind="stable")
+            inputs, targets, starts = (np.take_along_axis(array, lanes, axis=1) for array in (inputs, targets, starts))
+        n_steps = int((alive >= self.min_alive).sum())
+        return Block(
+            first_step,
+            alive[:n_steps].tolist(),
+            *(torch.from_numpy(array[:n_steps]) for array in (inputs, targets, starts)),
+            lanes=None if lanes is None else torch.from_numpy(lanes[:n_steps]),
+        )
+
+
+class NegativeSampler:
+    """Draws items with probability proportional to support^alpha ([2], "Sampling the output"), with replacement.
+
+    By Walker's alias method (1977), a draw costs one random number and two look-ups however many items there are.
+    Negatives of a block depend on (seed, epoch, first step of the block) alone: no state to carry, none to save.
+
+    Args:
+        support: ``[n_items]`` how often each item was clicked, all positive.
+        alpha: 1 draws by popularity, 0 uniformly.
+        n_sample: negatives a step, the same for all of its lanes; 0 for none.
+        seed: of all draws.
+        device: where the negatives are drawn and stay.
+    """
+
+    def __init__(self, support: np.ndarray, alpha: float, n_sample: int, seed: int, device: torch.device):
+        self.n_sample = n_sample
+        self.seed = seed
+        self.generator = torch.Generator(device)
+        threshold, alias = alias_table(support.astype(np.float64) ** alpha)
+        self.threshold = torch.from_numpy(threshold).to(device)
+        self.alias = torch.from_numpy(alias).to(device)
+
+    def draw(self, n_steps: int, epoch: int, first_step: int) -> Tensor:
+        """Negatives for ``n_steps`` steps: ``[n_steps, n_sample]`` int64 item indices."""
+        seed = np.random.SeedSequence((self.seed, epoch, first_step)).generate_state(1, np.uint64)[0]
+        self.generator.manual_seed(int(seed))
+        n_items = len(self.threshold)
+        # float64: one number serves as column and as coin, and float32 would leave the coin too few bits
+        uniform = torch.rand(
+            n_steps, self.n_sample, dtype=torch.float64, device=self.threshold.device, generator=self.generator
+        )
+        uniform *= n_items
+        column = uniform.long().clamp_(max=n_items - 1)  # rounding may reach n_items
+        coin = uniform - column
+        return torch.where(coin < self.threshold[column], column, self.alias[column])
+
+
+def alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Walker's alias table of a discrete distribution, built as Vose (1991) does.
+
+    Args:
+        weights: ``[n]`` float64, positive, of any sum.
+
+    Returns:
+        ``threshold`` [n] float64 and ``alias`` [n] int64: draw a column uniformly; it is the result with probability
+        ``threshold[column]``, else ``alias[column]`` is.
+    """
+    threshold = weights * (len(weights) / weights.sum())
+    alias = np.arange(len(weights))
+    small = np.flatnonzero(threshold < 1).tolist()
+    large = np.flatnonzero(threshold >= 1).tolist()
+    while small and large:
+        poor, rich = small.pop(), large[-1]
+        alias[poor] = rich
+        threshold[rich] -= 1 - threshold[poor]
+        if threshold[rich] < 1:
+            small.append(large.pop())
+    threshold[small + large] = 1.0  # what is left differs from 1 by rounding only
+    return threshold, alias

@@ -1,0 +1,27 @@
+"""The one exception that stands for a mistake of the user, and how a script reports it.
+
+A mistake (a missing file, a flag that makes no sense) ends a script with one sentence on stderr and exit code 2.
+Anything else that goes wrong is a bug of this suite and keeps its traceback.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """What is wrong, where, and what to do about it, in one sentence."""
+
+
+def run_script(main: Callable[[], int | None]) -> None:
+    """Run a script's ``main`` and leave the process with its exit code, or with 2 after a :class:`UserError`."""
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:  # the reader of our output went away, as in `main.py | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)

@@ -1,0 +1,141 @@
+"""How well a model predicts: the rank of every next click among all items, Recall@K and MRR@K.
+
+Definitions ([1], "Experiments"): a session is fed click by click from a zero hidden state; the next click is ranked among
+all items of the training set. Recall@K is the share of next clicks that rank at K or better, MRR@K the mean of 1 / rank,
+with 0 beyond K. Means are over next clicks, all of them, whatever the batch size.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dataset import Block, SessionParallelBatches, Sessions
+from model import GRU4Rec
+
+TIE_BREAKING = ("standard", "conservative", "median")
+BATCH_SIZE = 256  # sessions side by side; the score matrix has this many rows, and the result does not depend on it
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Recall@K and MRR@K over ``n_events`` next clicks, by K."""
+
+    recall: dict[int, float]
+    mrr: dict[int, float]
+    n_events: int
+
+    def line(self, k: int) -> str:
+        """As the scripts print it: ``Recall@20: 0.558720 MRR@20: 0.223296``."""
+        return f"Recall@{k}: {self.recall[k]:.6f} MRR@{k}: {self.mrr[k]:.6f}"
+
+
+def ranks_of_targets(scores: Tensor, targets: Tensor, tie_breaking: str = "standard") -> Tensor:
+    """The rank of each row's target among all scores of the row, 1 for the best.
+
+    Args:
+        scores: ``[b, n_items]``.
+        targets: ``[b]`` int64, a column for each row.
+        tie_breaking: of items that score as high as the target, "standard" ranks none above it, "conservative" all, and
+            "median" half of them.
+
+    Returns:
+        ``[b]`` float64 ranks (half ranks with "median").
+    """
+    target_scores = scores.gather(1, targets[:, None])
+    better = (scores > target_scores).sum(dim=1).double()
+    if tie_breaking == "standard":
+        return better + 1
+    at_least_as_good = (scores >= target_scores).sum(dim=1).double()
+    if tie_breaking == "conservative":
+        return at_least_as_good
+    if tie_breaking == "median":
+        return (better + 1 + at_least_as_good) / 2
+    raise ValueError(f"tie_breaking is {tie_breaking!r}, expected one of {', '.join(TIE_BREAKING)}")
+
+
+def metrics_of_ranks(ranks: Tensor, ks: Iterable[int]) -> Metrics:
+    """Recall@K and MRR@K of ranks, for every K.
+
+    Raises:
+        ValueError: there are no ranks.
+    """
+    if len(ranks) == 0:
+        raise ValueError("no next clicks to evaluate")
+    ranks = ranks.double()
+    hits = {k: ranks <= k for k in ks}
+    recall = {k: hit.double().mean().item() for k, hit in hits.items()}
+    mrr = {k: torch.where(hit, 1 / ranks, 0).mean().item() for k, hit in hits.items()}
+    return Metrics(recall, mrr, len(ranks))
+
+
+def rank_next_clicks(
+    score_step: Callable[[Block, int], Tensor],
+    sessions: Sessions,
+    tie_breaking: str,
+    device: torch.device,
+    batch_size: int = BATCH_SIZE,
+) -> Tensor:
+    """Ranks of all next clicks of ``sessions``, in the order in which session-parallel batches reach them.
+
+    Args:
+        score_step: called for every step in order with (block on the device, row of the block); returns the scores
+            ``[b, n_items]`` of the b live lanes, which it may keep a hidden state for.
+    """
+    ranks = []
+    for block in SessionParallelBatches(sessions, min(batch_size, len(sessions))):
+        block = block.to(device)
+        for k, n_alive in enumerate(block.alive):
+            ranks.append(ranks_of_targets(score_step(block, k), block.targets[k, :n_alive], tie_breaking))
+    return torch.cat(ranks)
+
+
+@torch.no_grad()
+def evaluate(
+    model: GRU4Rec,
+    sessions: Sessions,
+    ks: Iterable[int] = (20,),
+    tie_breaking: str = "standard",
+    batch_size: int = BATCH_SIZE,
+) -> Metrics:
+    """Recall@K and MRR@K of a model. The model comes back in the mode (training or not) that it had.
+
+    Raises:
+        FloatingPointError: a weight of the model is NaN or infinite, and its ranks would mean nothing.
+    """
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise FloatingPointError(f"{name} holds NaN or infinite values")
+    hidden = model.initial_hidden(min(batch_size, len(sessions)))
+
+    def score_step(block: Block, k: int) -> Tensor:
+        n_alive = block.alive[k]
+        lanes = slice(None) if n_alive == hidden.shape[1] else block.lanes[k, :n_alive]
+        scores, hidden[:, lanes] = model.score_all(
+            block.inputs[k, :n_alive], hidden[:, lanes], block.starts[k, :n_alive]
+        )
+        return scores
+
+    was_training = model.training
+    model.eval()
+    try:
+        ranks = rank_next_clicks(score_step, sessions, tie_breaking, hidden.device, batch_size)
+    finally:
+        model.train(was_training)
+    return metrics_of_ranks(ranks, ks)
+
+
+def evaluate_popularity(
+    support: Tensor, sessions: Sessions, ks: Iterable[int] = (20,), tie_breaking: str = "standard"
+) -> Metrics:
+    """POP ([1], "Baselines"): recommend the items most clicked in training, always the same.
+
+    Args:
+        support: ``[n_items]`` how often each item was clicked in training.
+    """
+
+    def score_step(block: Block, k: int) -> Tensor:
+        return support.expand(block.alive[k], -1)
+
+    return metrics_of_ranks(rank_next_clicks(score_step, sessions, tie_breaking, support.device), ks)

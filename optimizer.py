@@ -1,0 +1,201 @@
+r"""Optimizers that update whole parameters and, of item tables, only the rows that took part in a step.
+
+A rule is a pure function of a weight, its gradient and its state, element by element, so one definition serves a whole
+parameter and a few rows of a table alike. For rows, the gradient is the sum over all places where the row occurs in the
+step, and weight and state change for the rows that occur and for no others.
+
+Rules: Adagrad (Duchi et al., 2011) with the momentum of the authors' code; RMSProp, Adadelta, Adam and SGD as in
+``torch.optim``, whose defaults they keep where no flag sets them.
+"""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from model import Rows
+
+State = tuple[Tensor, ...]
+Rule = Callable[[Tensor, Tensor, State, Tensor], tuple[Tensor, State]]  # weight, gradient, state, step number
+
+
+def adagrad(lr: float, momentum: float = 0.0, eps: float = 1e-6) -> tuple[Rule, int]:
+    r"""Adagrad: :math:`a \leftarrow a + g^2`, then with :math:`u = \eta\, g / \sqrt{a + \epsilon}` either
+    :math:`w \leftarrow w - u` or, with momentum, :math:`v \leftarrow \mu v - u, \; w \leftarrow w + v`.
+
+    Epsilon stands under the root, unlike in ``torch.optim.Adagrad``.
+
+    Args:
+        lr: :math:`\eta`, the learning rate.
+        momentum: :math:`\mu`.
+        eps: :math:`\epsilon`.
+
+    Returns:
+        The rule, and how many state tensors of a weight's shape it needs (as all rules below).
+    """
+
+    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
+        accumulated = torch.addcmul(state[0], grad, grad)
+        update = grad * torch.rsqrt(accumulated + eps)
+        if momentum == 0:
+            return torch.add(weight, update, alpha=-lr), (accumulated,)
+        velocity = torch.add(momentum * state[1], update, alpha=-lr)
+        return weight + velocity, (accumulated, velocity)
+
+    return rule, 1 if momentum == 0 else 2
+
+
+def sgd(lr: float, momentum: float = 0.0) -> tuple[Rule, int]:
+    r"""SGD as in ``torch.optim.SGD``: :math:`v \leftarrow \mu v + g, \; w \leftarrow w - \eta v`."""
+
+    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
+        if momentum == 0:
+            return torch.add(weight, grad, alpha=-lr), ()
+        velocity = torch.add(grad, state[0], alpha=momentum)
+        return torch.add(weight, velocity, alpha=-lr), (velocity,)
+
+    return rule, 0 if momentum == 0 else 1
+
+
+def rmsprop(lr: float, momentum: float = 0.0, eps: float = 1e-6, alpha: float = 0.99) -> tuple[Rule, int]:
+    r"""RMSProp as in ``torch.optim.RMSprop``: :math:`a \leftarrow \alpha a + (1-\alpha) g^2`,
+    :math:`v \leftarrow \mu v + g / (\sqrt{a} + \epsilon), \; w \leftarrow w - \eta v`.
+    """
+
+    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
+        average = torch.addcmul(alpha * state[0], grad, grad, value=1 - alpha)
+        update = grad / (average.sqrt() + eps)
+        if momentum == 0:
+            return torch.add(weight, update, alpha=-lr), (average,)
+        velocity = torch.add(update, state[1], alpha=momentum)
+        return torch.add(weight, velocity, alpha=-lr), (average, velocity)
+
+    return rule, 1 if momentum == 0 else 2
+
+
+def adadelta(lr: float, eps: float = 1e-6, rho: float = 0.9) -> tuple[Rule, int]:
+    r"""Adadelta as in ``torch.optim.Adadelta``: :math:`a \leftarrow \rho a + (1-\rho) g^2`,
+    :math:`u = g \sqrt{d + \epsilon} / \sqrt{a + \epsilon}, \; d \leftarrow \rho d + (1-\rho) u^2, \; w \leftarrow w - \eta u`.
+    """
+
+    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
+        average = torch.addcmul(rho * state[0], grad, grad, value=1 - rho)
+        update = grad * torch.sqrt((state[1] + eps) / (average + eps))
+        moved = torch.addcmul(rho * state[1], update, update, value=1 - rho)
+        return torch.add(weight, update, alpha=-lr), (average, moved)
+
+    return rule, 2
+
+
+def adam(lr: float, eps: float = 1e-6, beta1: float = 0.9, beta2: float = 0.999) -> tuple[Rule, int]:
+    r"""Adam as in ``torch.optim.Adam``; on rows of a table, as in ``torch.optim.SparseAdam``.
+
+    :math:`m \leftarrow \beta_1 m + (1-\beta_1) g, \; a \leftarrow \beta_2 a + (1-\beta_2) g^2`,
+    :math:`w \leftarrow w - \eta\, \hat m / (\sqrt{\hat a} + \epsilon)` with
+    :math:`\hat m = m / (1-\beta_1^t), \; \hat a = a / (1-\beta_2^t)` and t the number of this step.
+    """
+
+    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
+        mean = torch.add(beta1 * state[0], grad, alpha=1 - beta1)
+        square = torch.addcmul(beta2 * state[1], grad, grad, value=1 - beta2)
+        unbiased_mean = mean / (1 - beta1**step)
+        unbiased_square = square / (1 - beta2**step)
+        return weight - lr * unbiased_mean / (unbiased_square.sqrt() + eps), (mean, square)
+
+    return rule, 2
+
+
+class Optimizer:
+    """Applies a rule to the network's parameters and to the rows of item tables that took part in a step.
+
+    Args:
+        network: parameters that every step updates whole, by name.
+        tables: item tables, by name.
+        rule: a rule and the number of its state tensors, as the functions above return them.
+        weight_decay: this times the weight is added to the gradient, as in ``torch.optim``; of a table, for the rows of
+            the step only.
+    """
+
+    def __init__(
+        self,
+        network: dict[str, Tensor],
+        tables: dict[str, Tensor],
+        rule: tuple[Rule, int],
+        weight_decay: float = 0.0,
+    ):
+        self.network, self.tables = network, tables
+        self.rule, n_states = rule
+        self.weight_decay = weight_decay
+        self.state = {
+            name: tuple(torch.zeros_like(weight, requires_grad=False) for _ in range(n_states))
+            for name, weight in {**network, **tables}.items()
+        }
+        any_table = next(iter(tables.values()))
+        self.step_number = torch.zeros((), device=any_table.device)
+        n_items = max(len(table) for table in tables.values())
+        self.place_of = torch.zeros(n_items, dtype=torch.int64, device=any_table.device)
+
+    @torch.no_grad()
+    def step(self, rows: list[Rows], row_grads: Iterable[Tensor], network_grads: Iterable[Tensor]) -> None:
+        """One update.
+
+        Args:
+            rows: the table rows that took part, with the values they still have in the tables.
+            row_grads: the gradient of the values of each of ``rows``.
+            network_grads: the gradient of each network parameter, in the order of ``network``.
+        """
+        self.step_number += 1
+        for (name, weight), grad in zip(self.network.items(), network_grads, strict=True):
+            state = self.state[name]
+            new_weight, new_state = self._apply(weight, grad, state)
+            weight.copy_(new_weight)
+            for old, new in zip(state, new_state, strict=True):
+                old.copy_(new)
+        for (name, index, values), grad in zip(rows, row_grads, strict=True):
+            state = self.state[name]
+            grad = sum_repeated_rows(index, grad, self.place_of)
+            row_state = tuple(tensor.index_select(0, index) for tensor in state)
+            new_values, new_state = self._apply(values, grad, row_state)
+            # A row that occurs twice has the same new values in both places, so it does not matter which is written last.
+            self.tables[name].index_copy_(0, index, new_values)
+            for old, new in zip(state, new_state, strict=True):
+                old.index_copy_(0, index, new)
+
+    def _apply(self, weight: Tensor, grad: Tensor, state: State) -> tuple[Tensor, State]:
+        if self.weight_decay != 0:
+            grad = torch.add(grad, weight, alpha=self.weight_decay)
+        return self.rule(weight, grad, state, self.step_number)
+
+    def state_dict(self) -> dict:
+        """The step number and all state tensors, as plain containers of tensors."""
+        return {"step_number": self.step_number, "state": {name: list(state) for name, state in self.state.items()}}
+
+    @torch.no_grad()
+    def load_state_dict(self, saved: dict) -> None:
+        """Take over what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: it is of another model or another rule.
+        """
+        saved_shapes = {name: [tensor.shape for tensor in state] for name, state in saved["state"].items()}
+        if saved_shapes != {name: [tensor.shape for tensor in state] for name, state in self.state.items()}:
+            raise ValueError("the optimizer state does not fit the model and the optimizer")
+        self.step_number.copy_(saved["step_number"])
+        for name, state in self.state.items():
+            for tensor, saved_tensor in zip(state, saved["state"][name], strict=True):
+                tensor.copy_(saved_tensor)
+
+
+def sum_repeated_rows(index: Tensor, grad: Tensor, place_of: Tensor) -> Tensor:
+    """Give every occurrence of a row the sum of the gradients of all its occurrences.
+
+    Neither sorts nor depends on how many rows repeat: every occurrence looks up one place that all of them share.
+
+    Args:
+        index: ``[M]`` int64 row numbers.
+        grad: ``[M, ...]`` a gradient for each.
+        place_of: ``[n_rows]`` int64 scratch space; what it holds does not matter.
+    """
+    place_of.index_copy_(0, index, torch.arange(len(index), device=index.device))
+    place = place_of.index_select(0, index)
+    return torch.zeros_like(grad).index_add_(0, place, grad).index_select(0, place)

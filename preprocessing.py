@@ -1,0 +1,179 @@
+"""Raw YooChoose clicks to the train, valid and test files: the filters and splits of the paper.
+
+Paper [1] (Hidasi et al., ICLR 2016, "Experiments"): sessions of one click are dropped, so are items with fewer than five clicks; the last
+day is the test set, a session is never cut in two, and clicks on items that training never saw leave the test set.
+
+    python preprocessing.py --clicks yoochoose-clicks.dat                                    # the paper's protocol
+    python preprocessing.py --clicks yoochoose-clicks.dat --test_clicks yoochoose-test.dat   # the challenge's test file
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from atomicfile import make_folder
+from clickfile import Clicks, read_raw_clicks, session_offsets, write_clicks
+from errors import UserError, run_script
+
+DATA_FOLDER = Path("data/preprocessed_data")
+TRAIN_FULL, TEST = "recSys15TrainFull.txt", "recSys15Test.txt"
+TRAIN_ONLY, VALID = "recSys15TrainOnly.txt", "recSys15Valid.txt"
+
+MIN_SESSION_CLICKS = 2
+MIN_ITEM_CLICKS = 5
+DAY = 86_400_000  # milliseconds
+
+USUAL_PLACES = ("data", "data/raw", "data/raw_data", ".", "/kaggle/input/*", "/kaggle/input/*/*", "/kaggle/input/*/*/*")
+USUAL_NAMES = ("yoochoose-clicks.dat", "yoochoose-clicks.dat.gz")
+WHERE_TO_GET_IT = "https://www.kaggle.com/datasets/chadgostopp/recsys-challenge-2015"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a file holds; ``items`` is None where the paper gives no number."""
+
+    clicks: int
+    sessions: int
+    items: int | None
+
+
+PUBLISHED = {TRAIN_FULL: Size(31_637_239, 7_966_257, 37_483), TEST: Size(71_222, 15_324, None)}  # [1], "Experiments"
+
+
+def drop_short_sessions(clicks: Clicks) -> Clicks:
+    """Drop sessions of fewer than two clicks. Clicks of a session must lie together, as everywhere in this file."""
+    lengths = np.diff(session_offsets(clicks.session))
+    return clicks.select(np.repeat(lengths >= MIN_SESSION_CLICKS, lengths))
+
+
+def drop_rare_items(clicks: Clicks) -> Clicks:
+    """Drop clicks on items with fewer than five clicks."""
+    code, item_ids = pd.factorize(clicks.item)
+    clicks_of = np.bincount(code, minlength=len(item_ids))
+    return clicks.select(clicks_of[code] >= MIN_ITEM_CLICKS)
+
+
+def filter_clicks(raw: Clicks) -> Clicks:
+    """The paper's filters in their order: short sessions, rare items, and sessions that became short by that."""
+    return drop_short_sessions(drop_rare_items(drop_short_sessions(raw.sorted())))
+
+
+def split_last_day(clicks: Clicks) -> tuple[Clicks, Clicks]:
+    """Split off the sessions whose last click lies within a day of the latest click of all.
+
+    Args:
+        clicks: filtered clicks, sorted by session and time.
+
+    Returns:
+        The earlier sessions, and those of the last day after :func:`keep_known_items`.
+    """
+    offsets = session_offsets(clicks.session)
+    last_click = clicks.time[offsets[1:] - 1]
+    earlier = np.repeat(last_click < clicks.time.max() - DAY, np.diff(offsets))
+    train = clicks.select(earlier)
+    return train, keep_known_items(clicks.select(~earlier), train)
+
+
+def keep_known_items(clicks: Clicks, train: Clicks) -> Clicks:
+    """From a test or valid set, drop clicks on items that its training set lacks, then sessions of one click."""
+    return drop_short_sessions(clicks.select(np.isin(clicks.item, pd.unique(train.item))))
+
+
+def split(raw: Clicks, raw_test: Clicks | None = None) -> dict[str, Clicks]:
+    """All four files from raw clicks, by name.
+
+    Args:
+        raw: raw clicks in any order.
+        raw_test: the challenge's own test clicks; given, they are the test set and all of ``raw`` is training data.
+
+    Raises:
+        UserError: a file would be empty.
+    """
+    clicks = filter_clicks(raw)
+    if len(clicks) == 0:
+        raise UserError(
+            f"no clicks are left after the filters (sessions of {MIN_SESSION_CLICKS} clicks, items of {MIN_ITEM_CLICKS})"
+        )
+    if raw_test is None:
+        train_full, test = split_last_day(clicks)
+    else:
+        train_full, test = clicks, keep_known_items(raw_test.sorted(), clicks)
+    train_only, valid = split_last_day(train_full) if len(train_full) else (train_full, train_full)
+    files = {TRAIN_FULL: train_full, TEST: test, TRAIN_ONLY: train_only, VALID: valid}
+    if empty := [name for name, content in files.items() if len(content) == 0]:
+        raise UserError(
+            f"{', '.join(empty)} would be empty: the filtered clicks span "
+            f"{np.ptp(clicks.time) / DAY:.1f} days, and the splits take a test day and a validation day off the end"
+        )
+    return files
+
+
+def size_of(clicks: Clicks) -> Size:
+    """Count clicks, sessions and items."""
+    return Size(len(clicks), len(session_offsets(clicks.session)) - 1, len(pd.unique(clicks.item)))
+
+
+def find_clicks() -> Path:
+    """The YooChoose click file where Kaggle or the README put it.
+
+    Raises:
+        UserError: it is in none of these places.
+    """
+    for place in USUAL_PLACES:
+        root, pattern = (Path("/"), place[1:]) if place.startswith("/") else (Path(), place)
+        for name in USUAL_NAMES:
+            if found := sorted(root.glob(f"{pattern}/{name}" if pattern != "." else name)):
+                return found[0]
+    raise UserError(
+        f"no {USUAL_NAMES[0]} in {', '.join(USUAL_PLACES[:4])} or /kaggle/input: download it from {WHERE_TO_GET_IT} "
+        "into data/, or say where it is with --clicks"
+    )
+
+
+def compared_with_paper(name: str, size: Size) -> str:
+    """A remark on a file that holds just what [1] reports, or nothing."""
+    published = PUBLISHED.get(name)
+    if published is None or (size.clicks, size.sessions) != (published.clicks, published.sessions):
+        return ""
+    return "equals the published figures" if published.items in (None, size.items) else ""
+
+
+def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument(
+        "--clicks", type=Path, help="raw clicks, plain or .gz (default: looked for where Kaggle has it)"
+    )
+    parser.add_argument(
+        "--test_clicks",
+        type=Path,
+        help="the challenge's yoochoose-test.dat: it becomes the test set, and all of --clicks is training data "
+        "(default: the last day is the test set, as in the paper)",
+    )
+    parser.add_argument("--data_folder", type=Path, default=DATA_FOLDER, help="where the files go (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    flags = parse_flags()
+    path = flags.clicks or find_clicks()
+    folder = make_folder(flags.data_folder)
+    print(f"reading {path}" + (f" and {flags.test_clicks}" if flags.test_clicks else ""), flush=True)
+    files = split(read_raw_clicks(path), read_raw_clicks(flags.test_clicks) if flags.test_clicks else None)
+    print(f"{'file':<24}{'clicks':>12}{'sessions':>12}{'items':>9}")
+    for name, clicks in files.items():
+        write_clicks(folder / name, clicks)
+        size = size_of(clicks)
+        remark = compared_with_paper(name, size)
+        print(f"{name:<24}{size.clicks:>12,}{size.sessions:>12,}{size.items:>9,}  {remark}".rstrip(), flush=True)
+    if flags.test_clicks:
+        print(
+            "protocol: the challenge's test file; results do not compare with the paper's, which tests on the last day"
+        )
+    print(f"written to {folder}")
+
+
+if __name__ == "__main__":
+    run_script(main)
