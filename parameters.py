@@ -1,0 +1,279 @@
+"""Every parameter of ``main.py``: its flag, meaning, unit and default, and which combinations make sense.
+
+The table below is the one place where they are written down. ``--help``, ``parameter.txt``, the checkpoints and the
+README's table follow from it.
+"""
+
+import argparse
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from errors import UserError
+from evaluation import TIE_BREAKING
+from model import final_activation
+from preprocessing import DATA_FOLDER, TRAIN_ONLY, VALID
+
+LOSSES = ("TOP1", "BPR", "CrossEntropy", "TOP1-max", "BPR-max")
+OPTIMIZERS = ("Adagrad", "RMSProp", "Adadelta", "Adam", "SparseAdam", "SGD")
+RESET_GATES = ("auto", "before", "after")
+WITH_MOMENTUM = ("Adagrad", "RMSProp", "SGD")
+DEFAULT_FINAL_ACT = {
+    "TOP1": "tanh",
+    "BPR": "tanh",
+    "CrossEntropy": "softmax",
+    "TOP1-max": "elu-0.5",
+    "BPR-max": "elu-0.5",
+}
+
+
+def _number(convert: Callable, expected: str, accept: Callable[[Any], bool]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = None
+        if value is None or not math.isfinite(value) or not accept(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+        return value
+
+    return parse
+
+
+def _name(names: tuple[str, ...]) -> Callable[[str], str]:
+    """One of ``names``, whatever its case and hyphens: crossentropy and cross-entropy are CrossEntropy."""
+
+    def plain(text: str) -> str:
+        return text.lower().replace("-", "").replace("_", "")
+
+    by_plain_name = {plain(name): name for name in names}
+
+    def parse(text: str) -> str:
+        if plain(text) not in by_plain_name:
+            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}")
+        return by_plain_name[plain(text)]
+
+    return parse
+
+
+def _final_act(text: str) -> str:
+    try:
+        final_activation(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _switch(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("an empty text makes no sense here")
+    return text
+
+
+_count = _number(int, "a whole number of at least 1", lambda value: value >= 1)
+_count_or_none = _number(int, "a whole number of at least 0", lambda value: value >= 0)
+_any_int = _number(int, "a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
+_positive = _number(float, "a number above 0", lambda value: value > 0)
+_not_negative = _number(float, "a number of at least 0", lambda value: value >= 0)
+_dropout = _number(float, "a probability from 0 to below 1", lambda value: 0 <= value < 1)
+_momentum = _number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+_sigma = _number(float, "a number above 0, or -1, or -2", lambda value: value > 0 or value in (-1, -2))
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A flag: its name, default, meaning, and how its text is read."""
+
+    name: str
+    default: Any
+    parse: Callable[[str], Any]
+    help: str
+    several: bool = False
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def shown_default(self) -> str:
+        if self.default is None:
+            return ""
+        return " ".join(map(str, self.default)) if self.several else str(self.default)
+
+
+P = Parameter
+THEMES = {
+    "data": (
+        P("data_folder", str(DATA_FOLDER), _text, "folder of the prepared click files"),
+        P("train_data", TRAIN_ONLY, _text, "file in it to train on"),
+        P("valid_data", VALID, _text, "file in it to evaluate on after every epoch"),
+        P("time_sort", True, _switch, "feed the oldest session first; false: in the order of session ids"),
+    ),
+    "model": (
+        P("hidden_size", 100, _count, "units of every GRU layer"),
+        P("num_layers", 1, _count, "GRU layers"),
+        P("embedding_dim", 0, _count_or_none, "size of a separate input embedding; 0: one-hot input, as in the paper"),
+        P("constrained_embedding", False, _switch, "use the output embedding as the input embedding (shared)"),
+        P("dropout_input", 0.0, _dropout, "probability of dropping an input component (one-hot: a whole input)"),
+        P("dropout_hidden", 0.5, _dropout, "probability of dropping a unit of a GRU layer's output"),
+        P("reset_gate", "auto", _name(RESET_GATES), "GRU variant: reset gate before the product as in the paper, or after"
+          " it as in cuDNN; auto: before with one-hot input, after behind an embedding, as the authors' code has it"),
+        P("final_act", None, _final_act, "what a loss sees of a score: linear, tanh, relu, elu-A, leaky-A, softmax or"
+          " softmax_logit (default: tanh for TOP1 and BPR, softmax for CrossEntropy, elu-0.5 for the -max losses)"),
+        P("sigma", -1.0, _sigma, "initial weights are uniform in ±sigma; -1: ±sqrt(6 / (rows + columns)); -2: in [0, that]",
+          aliases=("-sigma",)),
+    ),
+    "loss and negative samples": (
+        P("loss_type", "TOP1", _name(LOSSES), f"{', '.join(LOSSES)}"),
+        P("n_sample", 0, _count_or_none, "additional negative samples a step, beside the other lanes' targets"),
+        P("sample_alpha", 0.75, _not_negative, "samples are drawn by support^alpha: 1 by popularity, 0 uniformly"),
+        P("bpreg", 1.0, _not_negative, "weight of BPR-max's score regularization"),
+        P("logq", 0.0, _not_negative, "share of the logQ correction of CrossEntropy: 0 none, 1 all of it"),
+    ),
+    "optimizer": (
+        P("optimizer_type", "Adagrad", _name(OPTIMIZERS), f"{', '.join(OPTIMIZERS)}; item rows are always updated"
+          " sparsely, which makes SparseAdam another name for Adam"),
+        P("lr", 0.01, _positive, "learning rate"),
+        P("momentum", 0.0, _momentum, f"momentum of {', '.join(WITH_MOMENTUM)}"),
+        P("weight_decay", 0.0, _not_negative, "this times the weight is added to its gradient"),
+        P("eps", 1e-6, _positive, "keeps the optimizer from dividing by zero"),
+    ),
+    "run": (
+        P("batch_size", 50, _count, "sessions trained side by side (lanes)"),
+        P("n_epochs", 10, _count, "passes over the training sessions"),
+        P("seed", 22, _any_int, "of initial weights, dropout and negative samples", aliases=("-seed",)),
+        P("checkpoint_dir", "checkpoint", _text, "folder that gets a folder for this run"),
+        P("load_model", None, _text, "checkpoint to go on from; with --is_eval, the one to evaluate"),
+        P("device", None, _text, "cpu, cuda or cuda:N (default: cuda where there is one, else cpu)"),
+    ),
+    "evaluation": (
+        P("is_eval", False, _switch, "only evaluate --load_model on the validation file"),
+        P("k_eval", [20], _count, "cutoffs K of Recall@K and MRR@K, one or more", several=True),
+        P("tie_breaking", "standard", _name(TIE_BREAKING), "items that score as high as the target rank below it"
+          " (standard), above it (conservative), or half of them (median)"),
+    ),
+}  # fmt: skip
+PARAMETERS = {parameter.name: parameter for theme in THEMES.values() for parameter in theme}
+
+# What may change from one run to the next of the same training, and what an evaluation takes from its flags.
+FREE_ON_RESUME = ("n_epochs", "data_folder", "train_data", "valid_data", "checkpoint_dir", "load_model", "device")
+FREE_ON_EVALUATION = ("data_folder", "valid_data", "load_model", "is_eval", "device", "k_eval", "tie_breaking")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see --help)")
+
+
+def parse_flags(argv: list[str] | None = None) -> dict[str, Any]:
+    """The parameters that the command line names, and no others.
+
+    Raises:
+        UserError: a flag is unknown, or its value is out of range.
+    """
+    parser = _Parser(
+        description="Train GRU4Rec, evaluate a checkpoint (--is_eval --load_model FILE), "
+        "or go on training from one (--load_model FILE).",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    for theme, parameters in THEMES.items():
+        group = parser.add_argument_group(theme)
+        for parameter in parameters:
+            shown = f" (default: {parameter.shown_default})" if parameter.shown_default else ""
+            options: dict[str, Any] = {"type": parameter.parse, "help": parameter.help.replace("%", "%%") + shown}
+            if parameter.parse is _switch:
+                options |= {"nargs": "?", "const": True, "metavar": "true|false"}
+            else:
+                options |= {"metavar": "VALUE"} | ({"nargs": "+"} if parameter.several else {})
+            group.add_argument(f"--{parameter.name}", *parameter.aliases, **options)
+    return vars(parser.parse_args(argv))
+
+
+def training_parameters(flags: dict[str, Any]) -> Namespace:
+    """Complete the flags of a new training run with the defaults, warn of flags without effect, refuse nonsense.
+
+    Raises:
+        UserError: the parameters contradict each other.
+    """
+    parameters = Namespace(**{name: parameter.default for name, parameter in PARAMETERS.items()} | flags)
+    if parameters.final_act is None:
+        parameters.final_act = DEFAULT_FINAL_ACT[parameters.loss_type]
+    _refuse_contradictions(parameters)
+    for name, reason in _without_effect(parameters).items():
+        if name in flags:
+            warn(f"--{name} has no effect {reason}")
+    parameters.k_eval = sorted(set(parameters.k_eval))
+    return parameters
+
+
+def resumed_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespace:
+    """The parameters of a checkpoint, with those flags that may differ from it.
+
+    Raises:
+        UserError: a flag asks for another value than the one that the checkpoint was trained with.
+    """
+    for name, value in flags.items():
+        if name not in FREE_ON_RESUME and saved[name] != value:
+            raise UserError(
+                f"--{name} {value} differs from the checkpoint's {saved[name]}; training goes on with the "
+                f"checkpoint's parameters, so leave the flag out (free are {', '.join(FREE_ON_RESUME)})"
+            )
+    return Namespace(**saved | {name: flags[name] for name in FREE_ON_RESUME if name in flags})
+
+
+def evaluation_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespace:
+    """The parameters of a checkpoint, with those flags that an evaluation heeds."""
+    for name in flags:
+        if name not in FREE_ON_EVALUATION:
+            warn(f"--{name} has no effect with --is_eval")
+    return Namespace(**saved | {name: flags[name] for name in FREE_ON_EVALUATION if name in flags})
+
+
+def warn(message: str) -> None:
+    """A line on stderr."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _refuse_contradictions(parameters: Namespace) -> None:
+    if parameters.constrained_embedding and parameters.embedding_dim:
+        raise UserError(
+            "--constrained_embedding shares the output embedding, which has --hidden_size columns: "
+            "leave --embedding_dim out"
+        )
+    is_softmax = parameters.final_act in ("softmax", "softmax_logit")
+    if parameters.loss_type == "CrossEntropy" and not is_softmax and parameters.final_act != "linear":
+        raise UserError(
+            f"--final_act {parameters.final_act} would squash the scores before CrossEntropy's softmax: "
+            "leave it out, or use softmax"
+        )
+    if parameters.loss_type != "CrossEntropy" and is_softmax:
+        raise UserError(
+            f"--final_act {parameters.final_act} belongs to CrossEntropy; {parameters.loss_type} compares single "
+            f"scores: leave it out for {DEFAULT_FINAL_ACT[parameters.loss_type]}"
+        )
+    if parameters.batch_size == 1 and parameters.n_sample == 0:
+        raise UserError("--batch_size 1 without --n_sample has no negatives: raise one of them")
+    if parameters.optimizer_type == "SparseAdam" and parameters.weight_decay:
+        raise UserError("SparseAdam has no weight decay: use --optimizer_type Adam, or leave --weight_decay out")
+
+
+def _without_effect(parameters: Namespace) -> dict[str, str]:
+    """Parameters that change nothing in this combination, and why."""
+    loss, optimizer = parameters.loss_type, parameters.optimizer_type
+    reasons = {
+        "sample_alpha": (parameters.n_sample == 0, "without --n_sample"),
+        "bpreg": (loss != "BPR-max", f"on {loss}, only on BPR-max"),
+        "logq": (loss != "CrossEntropy", f"on {loss}, only on CrossEntropy"),
+        "momentum": (optimizer not in WITH_MOMENTUM, f"on {optimizer}, only on {', '.join(WITH_MOMENTUM)}"),
+        "eps": (optimizer == "SGD", "on SGD"),
+    }
+    return {name: reason for name, (applies, reason) in reasons.items() if applies}
