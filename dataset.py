@@ -1,8 +1,10 @@
 """From prepared click files to what a model is fed: the item index, session-parallel mini-batches, negative samples.
 
-Session-parallel mini-batches ([1], "Session-parallel mini-batches"): every lane of a mini-batch walks through a session of its own, and a
-lane whose session has ended takes the next session in line. The order needs no model, so it is laid out ahead as
-arrays, a block of many steps at a time; training reads a step as one row of a block.
+Every lane of a mini-batch walks through a session of its own, and a lane whose session has ended takes the next session
+in line ([1], "Session-parallel mini-batches"). The order needs no model, so it is laid out ahead as arrays, a block of
+many steps at a time; training reads a step as one row of a block.
+
+Papers: [1] Hidasi et al., ICLR 2016; [2] Hidasi & Karatzoglou, CIKM 2018.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,10 @@
 """How well a model predicts: the rank of every next click among all items, Recall@K and MRR@K.
 
-Definitions ([1], "Experiments"): a session is fed click by click from a zero hidden state; the next click is ranked among
-all items of the training set. Recall@K is the share of next clicks that rank at K or better, MRR@K the mean of 1 / rank,
-with 0 beyond K. Means are over next clicks, all of them, whatever the batch size.
+Definitions ([1], "Experiments"): a session is fed click by click from a zero hidden state, and the next click is ranked
+among all items of the training set. Recall@K is the share of next clicks that rank at K or better, MRR@K the mean of
+1 / rank, with 0 beyond K. Means are over next clicks, all of them, whatever the batch size.
+
+Paper: [1] Hidasi et al., ICLR 2016.
 """
 
 from collections.abc import Callable, Iterable

@@ -27,7 +27,8 @@ def bpr(scores: Tensor) -> Tensor:
 
 
 def cross_entropy(scores: Tensor, log_correction: Tensor | None = None) -> Tensor:
-    r"""Cross-entropy ([2], "Categorical cross-entropy"): :math:`-\ln \mathrm{softmax}(r)_i` over the target and its negatives.
+    r"""Cross-entropy ([2], "Categorical cross-entropy"): :math:`-\ln \mathrm{softmax}(r)_i`, the softmax taken over the
+    target and its negatives.
 
     Args:
         scores: ``[b, M]``, see the top of this file.
@@ -47,7 +48,8 @@ def top1_max(scores: Tensor) -> Tensor:
 
 
 def bpr_max(scores: Tensor, bpreg: float) -> Tensor:
-    r"""BPR-max ([2], "BPR-max with score regularization"): :math:`-\ln \sum_j s_j \sigma(r_i - r_j) + \lambda \sum_j s_j r_j^2`.
+    r"""BPR-max ([2], "BPR-max with score regularization"):
+    :math:`-\ln \sum_j s_j \sigma(r_i - r_j) + \lambda \sum_j s_j r_j^2`.
 
     Args:
         scores: ``[b, M]``, see the top of this file.

@@ -152,7 +152,8 @@ def refuse_misfits(parameters: Namespace, sessions: Sessions, index: ItemIndex) 
     """Refuse parameters that the data does not allow."""
     if parameters.batch_size > len(sessions):
         raise UserError(
-            f"--batch_size {parameters.batch_size} is more than the {len(sessions):,} sessions of {parameters.train_data}"
+            f"--batch_size {parameters.batch_size} is more than the {len(sessions):,} sessions "
+            f"of {parameters.train_data}"
         )
     refuse_large_cutoffs(parameters, index)
 
@@ -197,7 +198,7 @@ def restore(
     """Put everything back as it was when the checkpoint was written.
 
     Raises:
-        UserError: the training file is not the one that the checkpoint was trained on, or its parts do not fit together.
+        UserError: the training file is not the one that the checkpoint was trained on, or parts of it do not fit.
     """
     path = checkpoint["parameters"]["load_model"]
     if not torch.equal(checkpoint["item_ids"], torch.from_numpy(index.ids)) or not torch.equal(

@@ -43,8 +43,8 @@ class GRUCell(nn.Module):
         hidden_size: H.
         reset_after: apply the reset gate to the product of the hidden state, not to the hidden state.
 
-    Parameters: ``weight`` ``[3H, H]`` and ``bias`` ``[3H]``, gates in the order r, z, c. The bias belongs to the product
-    of the hidden state; where the input's projection has none of its own (``reset_after=False``), it is the only one.
+    Parameters: ``weight`` ``[3H, H]`` and ``bias`` ``[3H]``, gates in the order r, z, c. The bias is added to the
+    product of the hidden state; where the input's projection has none (``reset_after=False``), it is the only one.
     """
 
     def __init__(self, hidden_size: int, reset_after: bool):
@@ -84,8 +84,8 @@ class GRU4Rec(nn.Module):
         constrained_embedding: use the output embedding as the input embedding.
         dropout_input: probability of dropping a component of the embedding; with one-hot input, a lane's whole input.
         dropout_hidden: probability of dropping a unit of a GRU layer's output, as scored and as carried on.
-        reset_gate: "before" (the paper's cell), "after" (cuDNN's), or "auto": before with one-hot input, after behind an
-            embedding, which is what the authors' PyTorch code does.
+        reset_gate: "before" (the paper's cell), "after" (cuDNN's), or "auto": before with one-hot input, after behind
+            an embedding, which is what the authors' PyTorch code does.
         final_act: name of the final activation, see :func:`final_activation`.
         sigma: weights start uniform in ±sigma; -1: in ±sqrt(6 / (rows + columns)) of a gate's matrix; -2: in [0, that].
 
@@ -216,8 +216,8 @@ class GRU4Rec(nn.Module):
     def score_all(self, inputs: Tensor, hidden: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         """Feed a click to every lane and score every item, for evaluation.
 
-        The scores are those before the final activation. No activation reverses the order of two scores, but a saturated
-        one makes them equal, so this order is the finer one.
+        The scores are those before the final activation. No activation reverses the order of two scores, but a
+        saturated one makes them equal, so this order is the finer one.
 
         Args:
             inputs: ``[b]`` int64 item indices. ``hidden`` and ``starts`` as in :meth:`forward`.
@@ -237,9 +237,9 @@ def score(hidden: Tensor, output_rows: Tensor, bias: Tensor) -> Tensor:
 def final_activation(name: str) -> Callable[[Tensor], Tensor]:
     """The function of a score that a loss sees.
 
-    ``linear``, ``tanh``, ``relu``, ``elu-A`` and ``leaky-A`` (A > 0: the scale, or slope, below zero) act on every score
-    by itself. ``softmax`` and ``softmax_logit`` name the activation of cross-entropy; here both leave the scores as they
-    are, because the loss takes the logarithm of the softmax in one stable step.
+    ``linear``, ``tanh``, ``relu``, ``elu-A`` and ``leaky-A`` (A > 0: the scale, or slope, below zero) act on every
+    score by itself. ``softmax`` and ``softmax_logit`` name the activation of cross-entropy; here both leave the scores
+    as they are, because the loss takes the logarithm of the softmax in one stable step.
 
     Raises:
         ValueError: no such activation.

@@ -75,7 +75,8 @@ def rmsprop(lr: float, momentum: float = 0.0, eps: float = 1e-6, alpha: float = 
 
 def adadelta(lr: float, eps: float = 1e-6, rho: float = 0.9) -> tuple[Rule, int]:
     r"""Adadelta as in ``torch.optim.Adadelta``: :math:`a \leftarrow \rho a + (1-\rho) g^2`,
-    :math:`u = g \sqrt{d + \epsilon} / \sqrt{a + \epsilon}, \; d \leftarrow \rho d + (1-\rho) u^2, \; w \leftarrow w - \eta u`.
+    :math:`u = g \sqrt{d + \epsilon} / \sqrt{a + \epsilon}, \; d \leftarrow \rho d + (1-\rho) u^2,
+    \; w \leftarrow w - \eta u`.
     """
 
     def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
@@ -156,7 +157,7 @@ class Optimizer:
             grad = sum_repeated_rows(index, grad, self.place_of)
             row_state = tuple(tensor.index_select(0, index) for tensor in state)
             new_values, new_state = self._apply(values, grad, row_state)
-            # A row that occurs twice has the same new values in both places, so it does not matter which is written last.
+            # A row that occurs twice has the same new values in both places: it does not matter which is written last.
             self.tables[name].index_copy_(0, index, new_values)
             for old, new in zip(state, new_state, strict=True):
                 old.index_copy_(0, index, new)

@@ -30,20 +30,39 @@ DEFAULT_FINAL_ACT = {
 }
 
 
-def _number(convert: Callable, expected: str, accept: Callable[[Any], bool]) -> Callable[[str], Any]:
+@dataclass(frozen=True)
+class Kind:
+    """What the text of a flag may be.
+
+    Attributes:
+        parse: text to value; raises ValueError with what was expected.
+        metavar: what ``--help`` puts in the value's place.
+    """
+
+    parse: Callable[[str], Any]
+    metavar: str
+
+    def __call__(self, text: str) -> Any:
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _number(convert: type, expected: str, accept: Callable[[Any], bool]) -> Kind:
     def parse(text: str) -> Any:
         try:
             value = convert(text)
+            if math.isfinite(value) and accept(value):
+                return value
         except ValueError:
-            value = None
-        if value is None or not math.isfinite(value) or not accept(value):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
-        return value
+            pass
+        raise ValueError(f"{text!r} is not {expected}")
 
-    return parse
+    return Kind(parse, "N" if convert is int else "X")
 
 
-def _name(names: tuple[str, ...]) -> Callable[[str], str]:
+def _name(names: tuple[str, ...]) -> Kind:
     """One of ``names``, whatever its case and hyphens: crossentropy and cross-entropy are CrossEntropy."""
 
     def plain(text: str) -> str:
@@ -53,51 +72,50 @@ def _name(names: tuple[str, ...]) -> Callable[[str], str]:
 
     def parse(text: str) -> str:
         if plain(text) not in by_plain_name:
-            raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(names)}")
+            raise ValueError(f"{text!r} is not one of {', '.join(names)}")
         return by_plain_name[plain(text)]
 
-    return parse
+    return Kind(parse, "NAME")
 
 
-def _final_act(text: str) -> str:
-    try:
-        final_activation(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+def _parse_final_act(text: str) -> str:
+    final_activation(text)
     return text
 
 
-def _switch(text: str) -> bool:
+def _parse_switch(text: str) -> bool:
     if text.lower() in ("true", "1", "yes", "on"):
         return True
     if text.lower() in ("false", "0", "no", "off"):
         return False
-    raise argparse.ArgumentTypeError(f"{text!r} is not true or false")
+    raise ValueError(f"{text!r} is not true or false")
 
 
-def _text(text: str) -> str:
+def _parse_text(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError("an empty text makes no sense here")
+        raise ValueError("it is empty")
     return text
 
 
-_count = _number(int, "a whole number of at least 1", lambda value: value >= 1)
-_count_or_none = _number(int, "a whole number of at least 0", lambda value: value >= 0)
-_any_int = _number(int, "a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
-_positive = _number(float, "a number above 0", lambda value: value > 0)
-_not_negative = _number(float, "a number of at least 0", lambda value: value >= 0)
-_dropout = _number(float, "a probability from 0 to below 1", lambda value: 0 <= value < 1)
-_momentum = _number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
-_sigma = _number(float, "a number above 0, or -1, or -2", lambda value: value > 0 or value in (-1, -2))
+COUNT = _number(int, "a whole number of at least 1", lambda value: value >= 1)
+COUNT_OR_NONE = _number(int, "a whole number of at least 0", lambda value: value >= 0)
+SEED = _number(int, "a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
+POSITIVE = _number(float, "a number above 0", lambda value: value > 0)
+NOT_NEGATIVE = _number(float, "a number of at least 0", lambda value: value >= 0)
+BELOW_ONE = _number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+SIGMA = _number(float, "a number above 0, or -1, or -2", lambda value: value > 0 or value in (-1, -2))
+FINAL_ACT = Kind(_parse_final_act, "NAME")
+SWITCH = Kind(_parse_switch, "true|false")
+FILE, FOLDER, DEVICE = (Kind(_parse_text, metavar) for metavar in ("FILE", "DIR", "DEVICE"))
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A flag: its name, default, meaning, and how its text is read."""
+    """A flag: its name, default, meaning, and what its text may be."""
 
     name: str
     default: Any
-    parse: Callable[[str], Any]
+    kind: Kind
     help: str
     several: bool = False
     aliases: tuple[str, ...] = ()
@@ -112,55 +130,79 @@ class Parameter:
 P = Parameter
 THEMES = {
     "data": (
-        P("data_folder", str(DATA_FOLDER), _text, "folder of the prepared click files"),
-        P("train_data", TRAIN_ONLY, _text, "file in it to train on"),
-        P("valid_data", VALID, _text, "file in it to evaluate on after every epoch"),
-        P("time_sort", True, _switch, "feed the oldest session first; false: in the order of session ids"),
+        P("data_folder", str(DATA_FOLDER), FOLDER, "folder of the prepared click files"),
+        P("train_data", TRAIN_ONLY, FILE, "file in it to train on"),
+        P("valid_data", VALID, FILE, "file in it to evaluate on after every epoch"),
+        P("time_sort", True, SWITCH, "feed the oldest session first; false: in the order of session ids"),
     ),
     "model": (
-        P("hidden_size", 100, _count, "units of every GRU layer"),
-        P("num_layers", 1, _count, "GRU layers"),
-        P("embedding_dim", 0, _count_or_none, "size of a separate input embedding; 0: one-hot input, as in the paper"),
-        P("constrained_embedding", False, _switch, "use the output embedding as the input embedding (shared)"),
-        P("dropout_input", 0.0, _dropout, "probability of dropping an input component (one-hot: a whole input)"),
-        P("dropout_hidden", 0.5, _dropout, "probability of dropping a unit of a GRU layer's output"),
-        P("reset_gate", "auto", _name(RESET_GATES), "GRU variant: reset gate before the product as in the paper, or after"
-          " it as in cuDNN; auto: before with one-hot input, after behind an embedding, as the authors' code has it"),
-        P("final_act", None, _final_act, "what a loss sees of a score: linear, tanh, relu, elu-A, leaky-A, softmax or"
-          " softmax_logit (default: tanh for TOP1 and BPR, softmax for CrossEntropy, elu-0.5 for the -max losses)"),
-        P("sigma", -1.0, _sigma, "initial weights are uniform in ±sigma; -1: ±sqrt(6 / (rows + columns)); -2: in [0, that]",
-          aliases=("-sigma",)),
+        P("hidden_size", 100, COUNT, "units of every GRU layer"),
+        P("num_layers", 1, COUNT, "GRU layers"),
+        P("embedding_dim", 0, COUNT_OR_NONE, "size of a separate input embedding; 0: one-hot input, as in the paper"),
+        P("constrained_embedding", False, SWITCH, "use the output embedding as the input embedding (shared)"),
+        P("dropout_input", 0.0, BELOW_ONE, "probability of dropping an input component (one-hot: the whole input)"),
+        P("dropout_hidden", 0.5, BELOW_ONE, "probability of dropping a unit of a GRU layer's output"),
+        P(
+            "reset_gate",
+            "auto",
+            _name(RESET_GATES),
+            "apply the reset gate before the recurrent product (the paper) or after it (cuDNN); "
+            "auto: before with one-hot input, after behind an embedding (the authors' code)",
+        ),
+        P(
+            "final_act",
+            None,
+            FINAL_ACT,
+            "what a loss sees of a score: linear, tanh, relu, elu-A, leaky-A, softmax or softmax_logit "
+            "(default: tanh for TOP1 and BPR, softmax for CrossEntropy, elu-0.5 for the -max losses)",
+        ),
+        P(
+            "sigma",
+            -1.0,
+            SIGMA,
+            "initial weights are uniform in ±sigma; -1: in ±sqrt(6 / (rows + columns)); -2: in [0, that]",
+            aliases=("-sigma",),
+        ),
     ),
     "loss and negative samples": (
         P("loss_type", "TOP1", _name(LOSSES), f"{', '.join(LOSSES)}"),
-        P("n_sample", 0, _count_or_none, "additional negative samples a step, beside the other lanes' targets"),
-        P("sample_alpha", 0.75, _not_negative, "samples are drawn by support^alpha: 1 by popularity, 0 uniformly"),
-        P("bpreg", 1.0, _not_negative, "weight of BPR-max's score regularization"),
-        P("logq", 0.0, _not_negative, "share of the logQ correction of CrossEntropy: 0 none, 1 all of it"),
+        P("n_sample", 0, COUNT_OR_NONE, "additional negative samples a step, beside the other lanes' targets"),
+        P("sample_alpha", 0.75, NOT_NEGATIVE, "samples are drawn by support^alpha: 1 by popularity, 0 uniformly"),
+        P("bpreg", 1.0, NOT_NEGATIVE, "weight of BPR-max's score regularization"),
+        P("logq", 0.0, NOT_NEGATIVE, "share of the logQ correction of CrossEntropy: 0 none, 1 all of it"),
     ),
     "optimizer": (
-        P("optimizer_type", "Adagrad", _name(OPTIMIZERS), f"{', '.join(OPTIMIZERS)}; item rows are always updated"
-          " sparsely, which makes SparseAdam another name for Adam"),
-        P("lr", 0.01, _positive, "learning rate"),
-        P("momentum", 0.0, _momentum, f"momentum of {', '.join(WITH_MOMENTUM)}"),
-        P("weight_decay", 0.0, _not_negative, "this times the weight is added to its gradient"),
-        P("eps", 1e-6, _positive, "keeps the optimizer from dividing by zero"),
+        P(
+            "optimizer_type",
+            "Adagrad",
+            _name(OPTIMIZERS),
+            f"{', '.join(OPTIMIZERS)}; item rows are always updated sparsely, so Adam and SparseAdam are the same",
+        ),
+        P("lr", 0.01, POSITIVE, "learning rate"),
+        P("momentum", 0.0, BELOW_ONE, f"momentum of {', '.join(WITH_MOMENTUM)}"),
+        P("weight_decay", 0.0, NOT_NEGATIVE, "this times the weight is added to its gradient"),
+        P("eps", 1e-6, POSITIVE, "keeps the optimizer from dividing by zero"),
     ),
     "run": (
-        P("batch_size", 50, _count, "sessions trained side by side (lanes)"),
-        P("n_epochs", 10, _count, "passes over the training sessions"),
-        P("seed", 22, _any_int, "of initial weights, dropout and negative samples", aliases=("-seed",)),
-        P("checkpoint_dir", "checkpoint", _text, "folder that gets a folder for this run"),
-        P("load_model", None, _text, "checkpoint to go on from; with --is_eval, the one to evaluate"),
-        P("device", None, _text, "cpu, cuda or cuda:N (default: cuda where there is one, else cpu)"),
+        P("batch_size", 50, COUNT, "sessions trained side by side (lanes)"),
+        P("n_epochs", 10, COUNT, "passes over the training sessions"),
+        P("seed", 22, SEED, "of initial weights, dropout and negative samples", aliases=("-seed",)),
+        P("checkpoint_dir", "checkpoint", FOLDER, "folder that gets a folder for this run"),
+        P("load_model", None, FILE, "checkpoint to go on from; with --is_eval, the one to evaluate"),
+        P("device", None, DEVICE, "cpu, cuda or cuda:N (default: cuda where there is one, else cpu)"),
     ),
     "evaluation": (
-        P("is_eval", False, _switch, "only evaluate --load_model on the validation file"),
-        P("k_eval", [20], _count, "cutoffs K of Recall@K and MRR@K, one or more", several=True),
-        P("tie_breaking", "standard", _name(TIE_BREAKING), "items that score as high as the target rank below it"
-          " (standard), above it (conservative), or half of them (median)"),
+        P("is_eval", False, SWITCH, "only evaluate --load_model on the validation file"),
+        P("k_eval", [20], COUNT, "cutoffs K of Recall@K and MRR@K, one or more", several=True),
+        P(
+            "tie_breaking",
+            "standard",
+            _name(TIE_BREAKING),
+            "items that score as high as the target rank below it (standard), above it (conservative), "
+            "or half of them (median)",
+        ),
     ),
-}  # fmt: skip
+}
 PARAMETERS = {parameter.name: parameter for theme in THEMES.values() for parameter in theme}
 
 # What may change from one run to the next of the same training, and what an evaluation takes from its flags.
@@ -180,6 +222,7 @@ def parse_flags(argv: list[str] | None = None) -> dict[str, Any]:
         UserError: a flag is unknown, or its value is out of range.
     """
     parser = _Parser(
+        usage="%(prog)s [--FLAG VALUE ...]",
         description="Train GRU4Rec, evaluate a checkpoint (--is_eval --load_model FILE), "
         "or go on training from one (--load_model FILE).",
         allow_abbrev=False,
@@ -189,11 +232,12 @@ def parse_flags(argv: list[str] | None = None) -> dict[str, Any]:
         group = parser.add_argument_group(theme)
         for parameter in parameters:
             shown = f" (default: {parameter.shown_default})" if parameter.shown_default else ""
-            options: dict[str, Any] = {"type": parameter.parse, "help": parameter.help.replace("%", "%%") + shown}
-            if parameter.parse is _switch:
-                options |= {"nargs": "?", "const": True, "metavar": "true|false"}
-            else:
-                options |= {"metavar": "VALUE"} | ({"nargs": "+"} if parameter.several else {})
+            options: dict[str, Any] = {"type": parameter.kind, "metavar": parameter.kind.metavar}
+            options["help"] = parameter.help + shown
+            if parameter.kind is SWITCH:
+                options |= {"nargs": "?", "const": True}
+            elif parameter.several:
+                options |= {"nargs": "+"}
             group.add_argument(f"--{parameter.name}", *parameter.aliases, **options)
     return vars(parser.parse_args(argv))
 

@@ -1,7 +1,8 @@
 """Raw YooChoose clicks to the train, valid and test files: the filters and splits of the paper.
 
-Paper [1] (Hidasi et al., ICLR 2016, "Experiments"): sessions of one click are dropped, so are items with fewer than five clicks; the last
-day is the test set, a session is never cut in two, and clicks on items that training never saw leave the test set.
+Sessions of one click are dropped, so are items with fewer than five clicks; the last day is the test set, a session is
+never cut in two, and clicks on items that training never saw leave the test set ([1] Hidasi et al., ICLR 2016,
+"Experiments", and the authors' own script).
 
     python preprocessing.py --clicks yoochoose-clicks.dat                                    # the paper's protocol
     python preprocessing.py --clicks yoochoose-clicks.dat --test_clicks yoochoose-test.dat   # the challenge's test file
@@ -95,7 +96,7 @@ def split(raw: Clicks, raw_test: Clicks | None = None) -> dict[str, Clicks]:
     clicks = filter_clicks(raw)
     if len(clicks) == 0:
         raise UserError(
-            f"no clicks are left after the filters (sessions of {MIN_SESSION_CLICKS} clicks, items of {MIN_ITEM_CLICKS})"
+            f"no clicks are left after the filters: sessions need {MIN_SESSION_CLICKS} clicks, items {MIN_ITEM_CLICKS}"
         )
     if raw_test is None:
         train_full, test = split_last_day(clicks)
