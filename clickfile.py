@@ -139,19 +139,20 @@ def _read_columns(path: Path, fields: dict[str, _Field | None], names: list[str]
     """Read those of the columns ``names`` that ``fields`` gives a type; the others may hold anything."""
     types = {name: field.arrow_type for name, field in fields.items() if field}
     try:
-        return pa.csv.read_csv(
+        table = pa.csv.read_csv(
             path,
             read_options=pa.csv.ReadOptions(column_names=names, skip_rows=1 if has_header else 0),
             parse_options=pa.csv.ParseOptions(quote_char=False),
             convert_options=pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
         )
     except (pa.ArrowInvalid, OSError) as error:
-        if "Empty CSV file" in str(error):
-            raise UserError(f"{path} holds no clicks") from error
         for number, line in enumerate(_lines(path), start=1):
             if line and number > has_header and (problem := _line_problem(line, names, fields)):
                 raise UserError(f"{path}, line {number}: {problem}") from error
         raise UserError(f"cannot read {path}: {error}") from error
+    if table.num_rows == 0:
+        raise UserError(f"{path} holds no clicks")
+    return table
 
 
 def _line_problem(line: str, names: Sequence[str], fields: dict[str, _Field | None]) -> str | None:

@@ -89,7 +89,8 @@ def adadelta(lr: float, eps: float = 1e-6, rho: float = 0.9) -> tuple[Rule, int]
 
 
 def adam(lr: float, eps: float = 1e-6, beta1: float = 0.9, beta2: float = 0.999) -> tuple[Rule, int]:
-    r"""Adam as in ``torch.optim.Adam``; on rows of a table, as in ``torch.optim.SparseAdam``.
+    r"""Adam as in ``torch.optim.Adam``; on rows of a table, as in ``torch.optim.SparseAdam`` (epsilon aside, which
+    that adds before the second bias correction).
 
     :math:`m \leftarrow \beta_1 m + (1-\beta_1) g, \; a \leftarrow \beta_2 a + (1-\beta_2) g^2`,
     :math:`w \leftarrow w - \eta\, \hat m / (\sqrt{\hat a} + \epsilon)` with
@@ -132,7 +133,7 @@ class Optimizer:
             for name, weight in {**network, **tables}.items()
         }
         any_table = next(iter(tables.values()))
-        self.step_number = torch.zeros((), device=any_table.device)
+        self.step_number = torch.zeros((), dtype=torch.float64, device=any_table.device)
         n_items = max(len(table) for table in tables.values())
         self.place_of = torch.zeros(n_items, dtype=torch.int64, device=any_table.device)
 

@@ -1,0 +1,55 @@
+"""What several tests share: click data, the shared YooChoose sample, and the scripts run as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from clickfile import Clicks
+from dataset import ItemIndex, Sessions, encode_sessions
+
+ROOT = Path(__file__).parent.parent
+SHARED_CLICKS = ROOT.parent / "shared" / "data" / "yoochoose-clicks-80k.dat.gz"
+
+
+def make_clicks(sessions: list[list[int]], first_times: list[int] | None = None) -> Clicks:
+    """Clicks of sessions 0, 1, … a second apart; a session starts at its first time, by default in order."""
+    starts = first_times if first_times is not None else [1000 * s for s in range(len(sessions))]
+    rows = [(s, item, 1000 * (starts[s] + i)) for s, items in enumerate(sessions) for i, item in enumerate(items)]
+    return Clicks(*np.array(rows, dtype=np.int64).reshape(-1, 3).T)
+
+
+def make_sessions(sessions: list[list[int]]) -> tuple[Sessions, ItemIndex]:
+    """Sessions in the given order, and the index of their items."""
+    clicks = make_clicks(sessions)
+    index = ItemIndex.of(clicks)
+    return encode_sessions(clicks, index)[0], index
+
+
+@pytest.fixture
+def run_script(tmp_path):
+    """Run a script of the project in a process of its own, in an empty folder; returns the finished process."""
+
+    def run(script: str, *arguments: object, expect: int = 0) -> subprocess.CompletedProcess:
+        process = subprocess.run(
+            [sys.executable, "-W", "error", str(ROOT / script), *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
+        )
+        assert process.returncode == expect, process.stdout + process.stderr
+        return process
+
+    return run
+
+
+@pytest.fixture
+def shared_clicks() -> Path:
+    if not SHARED_CLICKS.exists():
+        pytest.skip(f"the YooChoose sample is not at {SHARED_CLICKS.relative_to(ROOT.parent)}")
+    return SHARED_CLICKS

@@ -1,0 +1,116 @@
+"""Reading and writing click files: what is read is what was written, and what does not fit is named by its line."""
+
+import gzip
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clickfile import Clicks, read_clicks, read_raw_clicks, session_offsets, write_clicks
+from errors import UserError
+from synthetic import write_raw_clicks
+
+ids = st.integers(-(2**63), 2**63 - 1)
+times = st.integers(0, 9_999_999_999_999)  # to the year 2286
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(ids, ids, times), min_size=1, max_size=30))
+def test_what_is_written_is_read(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("clicks") / "clicks.txt"
+    clicks = Clicks(*np.array(rows, dtype=np.int64).T)
+    for write, read in ((write_clicks, read_clicks), (write_raw_clicks, read_raw_clicks)):
+        write(path, clicks)
+        back = read(path)
+        for name in ("session", "item", "time"):
+            np.testing.assert_array_equal(getattr(back, name), getattr(clicks, name))
+
+
+def test_prepared_files_look_as_documented(tmp_path):
+    write_clicks(tmp_path / "c.txt", Clicks(np.array([1]), np.array([214536502]), np.array([1396860669277])))
+    assert (tmp_path / "c.txt").read_text() == "SessionID,ItemID,Time\n1,214536502,1396860669.277\n"
+    assert list(tmp_path.iterdir()) == [tmp_path / "c.txt"]
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("last_line_end", [True, False])
+def test_line_ends_and_byte_order_marks_do_not_matter(tmp_path, line_end, mark, last_line_end):
+    raw = ["2,2014-04-07T10:51:09.277Z,5,0", "1,2014-04-07T10:51:10Z,6,S"]
+    prepared = ["Time,extra,SessionID,ItemID", "1396867869.277,x,2,5", "1.39686787e9,,1,6"]
+    for lines, read in ((raw, read_raw_clicks), (prepared, read_clicks)):
+        text = mark + line_end.join(lines) + (line_end if last_line_end else "")
+        (tmp_path / "plain").write_bytes(text.encode())
+        (tmp_path / "packed.gz").write_bytes(gzip.compress(text.encode()))
+        for name in ("plain", "packed.gz"):
+            clicks = read(tmp_path / name)
+            assert clicks.session.tolist() == [2, 1]
+            assert clicks.item.tolist() == [5, 6]
+            assert clicks.time.tolist() == [1396867869277, 1396867870000]
+
+
+RAW = "1,2014-04-07T10:51:09.277Z,5,0\n"
+PREPARED = "SessionID,ItemID,Time\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("session,timestamp,item,category\n" + RAW, "line 1: session is 'session', expected an integer"),
+        (RAW + "2,2014-04-07T10:51:09.277Z,x5,0\n", "line 2: item is 'x5', expected an integer"),
+        (RAW + "2,,5,0\n", "line 2: timestamp is '', expected a time such as 2014"),
+        (RAW + "2,2014-04-07 10:51:09,5,0\n", "line 2: timestamp is '2014-04-07 10:51:09', expected a time"),
+        (RAW * 2 + "2,2014-04-07T10:5", "line 3: expected 4 columns .* found '2,2014-04-07T10:5'"),
+        (RAW + f"{2**63},2014-04-07T10:51:09.277Z,5,0\n", "line 2: session is '9223372036854775808', expected"),
+        ("1,2,3\n", "line 1: expected session,timestamp,item,category, found '1,2,3'"),
+        (PREPARED, "line 1: expected session,timestamp,item,category"),
+    ],
+)
+def test_a_raw_line_that_does_not_fit_is_named(tmp_path, text, message):
+    path = tmp_path / "clicks.dat"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_raw_clicks(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        (PREPARED, "holds no clicks"),
+        ("SessionId,ItemID,Time\n1,2,3\n", "line 1: the header lacks SessionID; expected SessionID,ItemID,Time"),
+        ("1,2,3\n", "the header lacks SessionID, ItemID, Time"),
+        (PREPARED + "1,2,3\n1,2.5,3\n", "line 3: ItemID is '2.5', expected an integer"),
+        (PREPARED + "1,2,nan\n", "line 2: Time is nan, expected seconds"),
+        (PREPARED + "1,2,3\n1,2,-inf\n", "line 3: Time is -inf, expected seconds"),
+        (PREPARED + "1,2,3\n1,2\n", "line 3: expected 3 columns"),
+    ],
+)
+def test_a_prepared_line_that_does_not_fit_is_named(tmp_path, text, message):
+    path = tmp_path / "clicks.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_clicks(path)
+
+
+def test_missing_and_cut_off_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*nowhere\.dat: No such file"):
+        read_raw_clicks(tmp_path / "nowhere.dat")
+    packed = gzip.compress((RAW * 1000).encode())
+    (tmp_path / "cut.dat.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(UserError, match=r"cannot read .*cut\.dat\.gz"):
+        read_raw_clicks(tmp_path / "cut.dat.gz")
+
+
+def test_session_offsets():
+    assert session_offsets(np.array([7, 7, 3, 9, 9, 9])).tolist() == [0, 2, 3, 6]
+    assert session_offsets(np.array([], dtype=np.int64)).tolist() == [0]
+
+
+def test_an_unwritable_place_is_named_and_the_old_file_stays(tmp_path):
+    with pytest.raises(UserError, match="cannot write .*nowhere"):
+        write_clicks(tmp_path / "nowhere" / "c.txt", Clicks(*np.ones((3, 1), dtype=np.int64)))

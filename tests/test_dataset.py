@@ -1,0 +1,192 @@
+"""The item index, session-parallel batches against a simulation, and the negative sampler against its distribution."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import make_clicks, make_sessions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clickfile import Clicks
+from dataset import (
+    ItemIndex,
+    NegativeSampler,
+    SessionParallelBatches,
+    alias_table,
+    encode_sessions,
+    read_sessions,
+)
+from errors import UserError
+
+CPU = torch.device("cpu")
+
+
+def simulate(sessions: list[list[int]], n_lanes: int, min_alive: int):
+    """Session-parallel batches as a person would do them by hand: (lane, input, target, starts) of each live lane."""
+    queue = list(sessions)
+    lanes: list[list[int]] = [[] for _ in range(n_lanes)]
+    steps = []
+    while True:
+        step = []
+        for lane in range(n_lanes):
+            starts = False
+            if len(lanes[lane]) < 2 and queue:
+                lanes[lane] = list(queue.pop(0))
+                starts = True
+            if len(lanes[lane]) >= 2:
+                step.append((lane, lanes[lane][0], lanes[lane][1], starts))
+        if len(step) < min_alive:
+            return steps
+        steps.append(step)
+        for lane, *_ in step:
+            lanes[lane].pop(0)
+
+
+def laid_out(batches: SessionParallelBatches):
+    steps = []
+    for block in batches:
+        assert block.first_step == len(steps)
+        assert len(block) <= batches.block_steps
+        for k, n_alive in enumerate(block.alive):
+            lanes = range(n_alive) if block.lanes is None else block.lanes[k, :n_alive].tolist()
+            assert block.lanes is not None or n_alive == batches.n_lanes
+            columns = (block.inputs, block.targets, block.starts)
+            steps.append(list(zip(lanes, *(column[k, :n_alive].tolist() for column in columns), strict=True)))
+    return steps
+
+
+lengths = st.one_of(st.integers(2, 4), st.integers(2, 60))
+session_lists = st.lists(lengths, min_size=1, max_size=60).map(
+    lambda sizes: [list(range(1000 * s, 1000 * s + size)) for s, size in enumerate(sizes)]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(session_lists, st.integers(1, 12), st.integers(1, 2), st.integers(1, 9))
+def test_batches_are_those_of_a_simulation(sessions, n_lanes, min_alive, block_steps):
+    encoded, index = make_sessions(sessions)
+    by_index = [index.encode(np.array(items)).tolist() for items in sessions]
+    batches = SessionParallelBatches(encoded, n_lanes, min_alive, block_steps)
+    expected = simulate(by_index, n_lanes, min_alive)
+    assert laid_out(batches) == expected
+    assert laid_out(batches) == expected  # the second epoch is the first
+
+
+@settings(max_examples=100, deadline=None)
+@given(session_lists, st.integers(1, 12))
+def test_every_transition_is_used_once(sessions, n_lanes):
+    encoded, index = make_sessions(sessions)
+    seen = sorted((i, t) for step in laid_out(SessionParallelBatches(encoded, n_lanes)) for _, i, t, _ in step)
+    by_index = [index.encode(np.array(items)).tolist() for items in sessions]
+    assert seen == sorted(pair for items in by_index for pair in zip(items[:-1], items[1:], strict=True))
+    assert len(seen) == encoded.n_transitions
+
+
+def test_lanes_that_end_together_are_refilled_in_lane_order():
+    encoded, _ = make_sessions([[0, 1], [2, 3], [4, 5], [6, 7]])
+    assert laid_out(SessionParallelBatches(encoded, 2)) == [
+        [(0, 0, 1, True), (1, 2, 3, True)],
+        [(0, 4, 5, True), (1, 6, 7, True)],
+    ]
+
+
+def test_oldest_session_first_unless_told_otherwise():
+    clicks = make_clicks([[1, 2], [3, 4], [5, 6]], first_times=[30, 10, 20])
+    index = ItemIndex.of(clicks)
+    by_time, _ = encode_sessions(clicks, index, time_sort=True)
+    by_id, _ = encode_sessions(clicks, index, time_sort=False)
+    assert index.ids[by_time.items].tolist() == [3, 4, 5, 6, 1, 2]
+    assert index.ids[by_id.items].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_sessions_that_start_together_keep_the_order_of_their_ids():
+    clicks = make_clicks([[1, 2], [3, 4, 5], [6, 7]], first_times=[10, 10, 10])
+    assert encode_sessions(clicks, ItemIndex.of(clicks))[0].items.tolist() == [0, 1, 2, 3, 4, 5, 6]
+
+
+def test_index_keeps_the_order_of_first_appearance():
+    index = ItemIndex.of(make_clicks([[30, 10], [20, 10]]))
+    assert index.ids.tolist() == [30, 10, 20]
+    assert index.encode(np.array([20, 99, 30])).tolist() == [2, -1, 0]
+
+
+def test_items_that_training_never_saw_are_dropped_and_counted():
+    index = ItemIndex(np.array([1, 2]))
+    sessions, n_dropped = encode_sessions(make_clicks([[1, 9, 2], [9, 1], [2, 1, 2]]), index)
+    assert [sessions.items[a:b].tolist() for a, b in zip(sessions.offsets, sessions.offsets[1:], strict=False)] == [
+        [0, 1],
+        [1, 0, 1],
+    ]
+    assert n_dropped == 3
+
+
+def test_reading_sorts_clicks_and_drops_sessions_of_one(tmp_path):
+    path = tmp_path / "clicks.txt"
+    path.write_text("SessionID,ItemID,Time\n7,70,3.5\n5,50,2\n7,71,3.25\n6,60,1\n5,51,2\n")
+    clicks = read_sessions(path)
+    assert clicks.session.tolist() == [5, 5, 7, 7]
+    assert clicks.item.tolist() == [50, 51, 71, 70]
+    assert clicks.time.tolist() == [2000, 2000, 3250, 3500]
+
+
+@pytest.mark.parametrize("content", ["SessionID,ItemID,Time\n", "SessionID,ItemID,Time\n1,2,3\n2,2,3\n"])
+def test_nothing_to_predict_is_refused(tmp_path, content):
+    path = tmp_path / "clicks.txt"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"clicks\.txt"):
+        read_sessions(path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.integers(1, 5), st.integers(1, 10**7)), min_size=1, max_size=200))
+def test_alias_table_holds_the_distribution(weights):
+    weights = np.array(weights, dtype=float)
+    threshold, alias = alias_table(weights)
+    probability = (threshold + np.bincount(alias, 1 - threshold, minlength=len(weights))) / len(weights)
+    np.testing.assert_allclose(probability, weights / weights.sum(), rtol=1e-9, atol=1e-15)
+    assert (threshold >= 0).all()
+    assert (threshold <= 1).all()
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+def test_negatives_follow_support_to_the_power_of_alpha(alpha):
+    support = np.array([1, 1000, 10, 10, 400, 3] * 50)
+    sampler = NegativeSampler(support, alpha, n_sample=2048, seed=3, device=CPU)
+    drawn = sampler.draw(500, epoch=0, first_step=0)
+    expected = support**alpha / (support**alpha).sum() * drawn.numel()
+    counts = np.bincount(drawn.flatten(), minlength=len(support))
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    degrees = len(support) - 1
+    assert abs(chi_square - degrees) < 5 * np.sqrt(2 * degrees)
+
+
+def test_the_rarest_items_of_a_large_catalogue_are_drawn_too():
+    """With float32 the last bins of a cumulative distribution over 37,483 items would merge."""
+    support = np.concatenate((np.full(100, 10**6), np.full(37_383, 5)))
+    sampler = NegativeSampler(support, 1.0, n_sample=4096, seed=1, device=CPU)
+    drawn = pd.Series(torch.cat([sampler.draw(500, 0, first) for first in range(10)]).flatten().numpy())
+    share_of_last = (drawn >= 37_383).mean()
+    expected = 100 * 5 / support.sum()
+    assert share_of_last == pytest.approx(expected, rel=0.5)
+
+
+def test_negatives_depend_on_seed_epoch_and_step_alone():
+    def draw(seed, epoch, first_step):
+        return NegativeSampler(np.arange(1, 100), 0.5, 64, seed, CPU).draw(3, epoch, first_step)
+
+    assert torch.equal(draw(1, 2, 512), draw(1, 2, 512))
+    others = [draw(2, 2, 512), draw(1, 3, 512), draw(1, 2, 0)]
+    assert not any(torch.equal(draw(1, 2, 512), other) for other in others)
+
+
+def test_no_negatives_are_an_empty_draw():
+    assert NegativeSampler(np.arange(1, 10), 0.5, 0, 1, CPU).draw(4, 0, 0).shape == (4, 0)
+
+
+def test_sessions_of_large_ids_are_kept_apart():
+    big = 2**40
+    clicks = Clicks(np.array([big, big, big + 1, big + 1]), np.array([big, 1, 2, big]), np.array([1, 2, 3, 4]))
+    sessions, _ = encode_sessions(clicks, ItemIndex.of(clicks))
+    assert sessions.items.tolist() == [0, 1, 2, 0]
+    assert sessions.offsets.tolist() == [0, 2, 4]

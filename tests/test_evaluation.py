@@ -1,0 +1,101 @@
+"""Ranks and metrics against a loop over events, with ties, whatever the batch size."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_sessions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evaluation import evaluate, evaluate_popularity, metrics_of_ranks, ranks_of_targets
+from model import GRU4Rec
+
+
+def rank_by_hand(scores: list[float], target: int, tie_breaking: str) -> float:
+    others = [score for item, score in enumerate(scores) if item != target]
+    better = sum(score > scores[target] for score in others)
+    equal = sum(score == scores[target] for score in others)
+    return 1 + better + {"standard": 0, "conservative": equal, "median": equal / 2}[tie_breaking]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(1, 9).flatmap(lambda n: st.lists(st.lists(st.integers(0, 3), min_size=n, max_size=n), min_size=1)),
+    st.randoms(use_true_random=False),
+    st.sampled_from(["standard", "conservative", "median"]),
+)
+def test_ranks_with_ties(rows, random, tie_breaking):
+    targets = [random.randrange(len(row)) for row in rows]
+    ranks = ranks_of_targets(torch.tensor(rows).float(), torch.tensor(targets), tie_breaking)
+    assert ranks.tolist() == [rank_by_hand(row, t, tie_breaking) for row, t in zip(rows, targets, strict=True)]
+
+
+def test_unknown_tie_breaking_is_refused():
+    with pytest.raises(ValueError, match="conservative"):
+        ranks_of_targets(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), "random")
+
+
+def test_metrics_of_ranks():
+    metrics = metrics_of_ranks(torch.tensor([1.0, 2.0, 20.0, 20.5, 400.0]), (1, 20))
+    assert metrics.recall == {1: 1 / 5, 20: 3 / 5}
+    assert metrics.mrr == {1: pytest.approx(1 / 5), 20: pytest.approx((1 + 1 / 2 + 1 / 20) / 5)}
+    assert metrics.n_events == 5
+    assert metrics.line(20) == "Recall@20: 0.600000 MRR@20: 0.310000"
+
+
+def random_sessions(seed=0, n_sessions=23, n_items=15):
+    rng = np.random.default_rng(seed)
+    known = [list(range(n_items))]  # a session with every item
+    return known + [rng.integers(0, n_items, rng.integers(2, 12)).tolist() for _ in range(n_sessions - 1)]
+
+
+def ranks_event_by_event(model, sessions, tie_breaking):
+    """One session at a time, one click at a time, from a zero state."""
+    ranks = []
+    for session in sessions:
+        hidden = torch.zeros(model.num_layers, 1, model.hidden_size)
+        for click, next_click in zip(session[:-1], session[1:], strict=True):
+            scores, hidden = model.score_all(torch.tensor([click]), hidden, torch.tensor([False]))
+            ranks.append(rank_by_hand(scores[0].tolist(), next_click, tie_breaking))
+    return np.array(ranks)
+
+
+@pytest.mark.parametrize("tie_breaking", ["standard", "conservative", "median"])
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 23, 100])
+def test_evaluation_is_that_of_a_loop_whatever_the_batch_size(batch_size, tie_breaking):
+    torch.manual_seed(0)
+    model = GRU4Rec(15, hidden_size=4, num_layers=2, dropout_hidden=0.5, final_act="linear")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randint(-2, 3, parameter.shape) / 2)
+        model.output_embedding[3:9] = model.output_embedding[0]  # six items that always tie with item 0
+        model.output_bias[3:9] = model.output_bias[0]
+    sessions = random_sessions()
+    encoded, _ = make_sessions(sessions)
+    model.eval()
+    ranks = ranks_event_by_event(model, sessions, tie_breaking)
+    model.train()
+    metrics = evaluate(model, encoded, (1, 3, 15), tie_breaking, batch_size)
+    assert metrics.n_events == len(ranks) == encoded.n_transitions
+    for k in (1, 3, 15):
+        assert metrics.recall[k] == np.mean(ranks <= k)
+        assert metrics.mrr[k] == pytest.approx(np.mean(np.where(ranks <= k, 1 / ranks, 0)))
+    assert model.training
+
+
+def test_popularity_ranks_by_support():
+    sessions = [[0, 1, 2], [1, 2], [2, 0]]
+    encoded, _ = make_sessions(sessions)
+    support = torch.tensor([5, 9, 7])
+    # next clicks 1, 2, 2, 0 have the ranks 1, 2, 2, 3
+    metrics = evaluate_popularity(support, encoded, (1, 2, 3))
+    assert metrics.recall == {1: 1 / 4, 2: 3 / 4, 3: 1}
+    assert metrics.mrr[3] == pytest.approx((1 + 1 / 2 + 1 / 2 + 1 / 3) / 4)
+
+
+def test_a_broken_model_is_not_called_perfect():
+    model = GRU4Rec(15, hidden_size=4)
+    with torch.no_grad():
+        model.output_bias[3] = float("nan")
+    with pytest.raises(FloatingPointError, match="output_bias"):
+        evaluate(model, make_sessions(random_sessions())[0])

@@ -1,0 +1,122 @@
+"""Six training runs of the authors' PyTorch code, step by step: batches, losses, weights, metrics."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clickfile import Clicks
+from dataset import ItemIndex, SessionParallelBatches, encode_sessions
+from evaluation import evaluate
+from model import GRU4Rec
+from optimizer import Optimizer, adagrad
+from training import make_loss_function, training_step
+
+GOLDEN = Path(__file__).parent / "golden"
+ARRAYS = np.load(GOLDEN / "authors_pytorch_golden.npz")
+CASES = json.loads((GOLDEN / "authors_pytorch_golden.json").read_text())
+
+
+def golden_clicks(name: str) -> Clicks:
+    session, item, seconds = ARRAYS[name].T
+    return Clicks(session, item, seconds * 1000)
+
+
+def golden_weights(case: str, moment: str) -> dict[str, torch.Tensor]:
+    """The authors' parameters under our names and in our order of gates.
+
+    Their embedding modes use PyTorch's cell, whose update gate weighs the old state: it is one minus the paper's z, and
+    since sigmoid(-a) = 1 - sigmoid(a), the two differ by the sign of that gate's weights.
+    """
+    prefix = f"{case}/{moment}/"
+    theirs = {name[len(prefix) :]: torch.from_numpy(ARRAYS[name]) for name in ARRAYS.files if name.startswith(prefix)}
+    ours = {"output_embedding": theirs["Wy.weight"], "output_bias": theirs["By.weight"][:, 0]}
+    size = ours["output_embedding"].shape[1]
+    if "GE.Wx0.weight" in theirs:
+        reorder = torch.cat((torch.arange(size, 3 * size), torch.arange(size)))  # c, r, z to r, z, c
+        ours["input_weight"] = theirs["GE.Wx0.weight"][:, reorder]
+        ours["cells.0.weight"] = torch.cat((theirs["GE.Wrz0"], theirs["GE.Wh0"]), dim=1).T
+        ours["cells.0.bias"] = theirs["GE.Bh0"][reorder]
+    sign = torch.ones(3 * size)
+    sign[size : 2 * size] = -1
+    for layer in range(sum(name.endswith("weight_ih") for name in theirs)):
+        ours[f"projections.{layer}.weight"] = sign[:, None] * theirs[f"G.{layer}.weight_ih"]
+        ours[f"projections.{layer}.bias"] = sign * theirs[f"G.{layer}.bias_ih"]
+        ours[f"cells.{layer}.weight"] = sign[:, None] * theirs[f"G.{layer}.weight_hh"]
+        ours[f"cells.{layer}.bias"] = sign * theirs[f"G.{layer}.bias_hh"]
+    if "E.weight" in theirs:
+        ours["input_embedding"] = theirs["E.weight"]
+    return ours
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden_run(case):
+    p = CASES[case]["params"]
+    clicks = golden_clicks("train")
+    index = ItemIndex.of(clicks)
+    np.testing.assert_array_equal(index.ids, ARRAYS[f"{case}/item_ids"])
+    sessions, _ = encode_sessions(clicks, index)
+    support = torch.from_numpy(sessions.support(len(index)))
+
+    cross_entropy = p["loss"] == "cross-entropy"
+    final_act = "softmax" if cross_entropy else f"elu-{p['elu_param']}" if p["elu_param"] else "linear"
+    model = GRU4Rec(
+        len(index),
+        hidden_size=p["layers"][0],
+        num_layers=len(p["layers"]),
+        embedding_dim=p.get("embedding", 0),
+        constrained_embedding=p["constrained_embedding"],
+        final_act=final_act,
+    )
+    model.load_state_dict(golden_weights(case, "init"))
+    tables = {name: getattr(model, name) for name in model.item_tables}
+    optimizer = Optimizer(model.network_parameters(), tables, adagrad(p["learning_rate"], p["momentum"]))
+    loss_function = make_loss_function(
+        "CrossEntropy" if cross_entropy else "BPR-max",
+        bpreg=p.get("bpreg", 0.0),
+        logq=p.get("logq", 0.0),
+        sample_alpha=p.get("sample_alpha", 0.0),
+        support=support,
+    )
+    batches = SessionParallelBatches(sessions, p["batch_size"], min_alive=1 if p["n_sample"] else 2, block_steps=7)
+    recorded_inputs, recorded_targets = ARRAYS[f"{case}/inputs"], ARRAYS[f"{case}/targets"]
+    recorded_negatives = ARRAYS[f"{case}/negatives"] if p["n_sample"] else np.zeros((len(recorded_inputs), 0), int)
+
+    losses = []
+    for _ in range(p["n_epochs"]):
+        hidden = model.initial_hidden(p["batch_size"])
+        for block in batches:
+            for k, n_alive in enumerate(block.alive):
+                step = len(losses)
+                inputs, targets = block.inputs[k, :n_alive], block.targets[k, :n_alive]
+                np.testing.assert_array_equal(recorded_inputs[step], padded(inputs, p["batch_size"]))
+                np.testing.assert_array_equal(recorded_targets[step], padded(targets, p["batch_size"]))
+                lanes = torch.arange(n_alive) if block.lanes is None else block.lanes[k, :n_alive]
+                loss, hidden[:, lanes] = training_step(
+                    model,
+                    optimizer,
+                    loss_function,
+                    inputs,
+                    torch.cat((targets, torch.from_numpy(recorded_negatives[step]))),
+                    block.starts[k, :n_alive],
+                    hidden[:, lanes],
+                    p["batch_size"],
+                )
+                losses.append(loss.item())
+    np.testing.assert_allclose(losses, ARRAYS[f"{case}/losses"], rtol=0, atol=1e-5)
+    for name, weight in golden_weights(case, "final").items():
+        torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=1e-4)
+
+    test_sessions, n_dropped = encode_sessions(golden_clicks("test"), index)
+    assert n_dropped == 0
+    for tie_breaking, recorded in CASES[case]["metrics"].items():
+        metrics = evaluate(model, test_sessions, (1, 5, 10), tie_breaking, batch_size=4)
+        for k in (1, 5, 10):
+            assert metrics.recall[k] == recorded[f"recall@{k}"]
+            assert metrics.mrr[k] == pytest.approx(recorded[f"mrr@{k}"], abs=1e-7)  # recorded from a float32 sum
+
+
+def padded(row: torch.Tensor, length: int) -> np.ndarray:
+    return np.concatenate((row.numpy(), np.full(length - len(row), -1)))

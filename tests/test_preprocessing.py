@@ -1,0 +1,147 @@
+"""Filters and splits against a plain reference on rows of Python tuples, and against the authors' own figures."""
+
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import preprocessing
+from clickfile import Clicks, read_clicks, read_raw_clicks, write_clicks
+from errors import UserError
+from preprocessing import PUBLISHED, TEST, TRAIN_FULL, TRAIN_ONLY, VALID, Size, compared_with_paper, size_of, split
+
+DAY = 86_400_000
+Row = tuple[int, int, int]  # session, item, time
+
+
+def drop_short(rows: list[Row]) -> list[Row]:
+    lengths = Counter(session for session, _, _ in rows)
+    return [row for row in rows if lengths[row[0]] >= 2]
+
+
+def reference_split_last_day(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    end = max(time for _, _, time in rows)
+    last = {}
+    for session, _, time in rows:
+        last[session] = max(time, last.get(session, 0))
+    train = [row for row in rows if last[row[0]] < end - DAY]
+    known = {item for _, item, _ in train}
+    return train, drop_short([row for row in rows if last[row[0]] >= end - DAY and row[1] in known])
+
+
+def reference_split(rows: list[Row]) -> dict[str, list[Row]]:
+    rows = drop_short(rows)
+    support = Counter(item for _, item, _ in rows)
+    rows = drop_short([row for row in rows if support[row[1]] >= 5])
+    train_full, test = reference_split_last_day(rows)
+    train_only, valid = reference_split_last_day(train_full)
+    files = {TRAIN_FULL: train_full, TEST: test, TRAIN_ONLY: train_only, VALID: valid}
+    order = {id(row): position for position, row in enumerate(rows)}
+    return {name: sorted(content, key=lambda row: (row[0], row[2], order[id(row)])) for name, content in files.items()}
+
+
+def random_rows(seed: int, n_sessions: int = 300, n_items: int = 120) -> list[Row]:
+    """Clicks of four days out of order, with equal times, short sessions, rare items, sessions across midnight."""
+    rng = random.Random(seed)
+    rows = []
+    for session in rng.sample(range(10_000), n_sessions):
+        time = rng.randrange(0, 4 * DAY, 1000)
+        for _ in range(rng.choice((1, 2, 2, 3, 4, 9))):
+            rows.append((session, 1 + int(n_items * rng.random() ** 3), time))
+            time += rng.choice((0, 0, 1, 60_000, DAY // 3))
+    rng.shuffle(rows)
+    return rows
+
+
+def as_clicks(rows: list[Row]) -> Clicks:
+    return Clicks(*np.array(rows, dtype=np.int64).reshape(-1, 3).T)
+
+
+def as_rows(clicks: Clicks) -> list[Row]:
+    return list(zip(clicks.session.tolist(), clicks.item.tolist(), clicks.time.tolist(), strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_split_is_that_of_the_reference(seed):
+    rows = random_rows(seed)
+    expected = reference_split(rows)
+    got = split(as_clicks(rows))
+    for name in (TRAIN_FULL, TEST, TRAIN_ONLY, VALID):
+        assert as_rows(got[name]) == expected[name], name
+
+
+def test_random_rows_put_every_rule_to_work():
+    rows = random_rows(1)
+    end = max(time for _, _, time in rows)
+    by_session: dict[int, list[int]] = {}
+    for session, _, time in rows:
+        by_session.setdefault(session, []).append(time)
+    assert any(min(times) < end - DAY <= max(times) for times in by_session.values()), "a session straddles the split"
+    assert any(len(times) == 1 for times in by_session.values())
+    assert any(len(set(times)) < len(times) for times in by_session.values())
+    assert min(Counter(item for _, item, _ in rows).values()) < 5
+
+
+def test_no_session_is_in_two_files():
+    files = split(as_clicks(random_rows(5)))
+    for train, held_out in ((TRAIN_FULL, TEST), (TRAIN_ONLY, VALID)):
+        assert not set(files[train].session) & set(files[held_out].session)
+        assert set(files[held_out].item) <= set(files[train].item)
+
+
+def test_the_challenges_test_file_is_filtered_against_train_alone():
+    rows, test_rows = random_rows(2), [(1, 1, 10), (1, 2, 20), (2, 1, 5), (3, 1, 9), (3, 777, 10), (4, 2, 8), (4, 2, 7)]
+    files = split(as_clicks(rows), as_clicks(test_rows))
+    short_dropped = drop_short(rows)
+    support = Counter(item for _, item, _ in short_dropped)
+    train = drop_short([row for row in short_dropped if support[row[1]] >= 5])
+    assert sorted(as_rows(files[TRAIN_FULL])) == sorted(train)
+    assert as_rows(files[TEST]) == [(1, 1, 10), (1, 2, 20), (4, 2, 7), (4, 2, 8)]
+
+
+@pytest.mark.parametrize("rows", [[(1, 1, 0)], [(s, 1, s) for s in range(100)]])
+def test_nothing_left_after_the_filters_is_refused(rows):
+    with pytest.raises(UserError, match="no clicks are left"):
+        split(as_clicks(rows))
+
+
+def test_too_few_days_are_refused():
+    rows = [(s, 1 + i, 1000 * s + i) for s in range(20) for i in range(3)]
+    with pytest.raises(UserError, match=r"recSys15TrainFull\.txt.* would be empty.* 0\.0 days"):
+        split(as_clicks(rows))
+
+
+def test_the_shared_sample_gives_the_authors_figures(shared_clicks, tmp_path):
+    files = split(read_raw_clicks(shared_clicks))
+    assert {name: size_of(clicks) for name, clicks in files.items()} == {
+        TRAIN_FULL: Size(379_941, 77_055, 5_570),
+        TEST: Size(11_826, 2_451, 1_468),
+        TRAIN_ONLY: Size(366_544, 74_390, 5_553),
+        VALID: Size(13_345, 2_664, 1_420),
+    }
+    write_clicks(tmp_path / TEST, files[TEST])
+    assert as_rows(read_clicks(tmp_path / TEST)) == as_rows(files[TEST])
+
+
+def test_published_figures_are_recognized_only_when_all_are_equal():
+    assert compared_with_paper(TRAIN_FULL, PUBLISHED[TRAIN_FULL])
+    assert compared_with_paper(TEST, Size(71_222, 15_324, 6_751))
+    assert not compared_with_paper(TRAIN_FULL, Size(31_637_239, 7_966_257, 37_482))
+    assert not compared_with_paper(TEST, Size(71_222, 15_323, 6_751))
+    assert not compared_with_paper(VALID, PUBLISHED[TRAIN_FULL])
+
+
+def test_clicks_are_found_where_the_readme_puts_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(preprocessing, "USUAL_PLACES", ("data", "data/raw", ".", f"{tmp_path}/kaggle/input/*"))
+    with pytest.raises(UserError, match=r"no yoochoose-clicks\.dat .*download .*--clicks"):
+        preprocessing.find_clicks()
+    for place in (f"{tmp_path}/kaggle/input/recsys-challenge-2015", ".", "data/raw", "data"):
+        folder = tmp_path / place
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "yoochoose-clicks.dat").touch()
+        assert preprocessing.find_clicks().resolve() == (folder / "yoochoose-clicks.dat").resolve()
