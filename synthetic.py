@@ -23,7 +23,7 @@ FIRST_DAY = 1_396_310_400_000  # 2014-04-01, where YooChoose begins, in millisec
 DAY = 86_400_000
 FIRST_ITEM_ID = 214_500_000
 N_SUCCESSORS = 8
-FOLLOW, GO_BACK = 0.75, 0.12  # a click follows the item graph, or repeats an item of its session; else it is popular
+FOLLOW, GO_BACK = 0.65, 0.12  # a click follows the item graph, or repeats an item of its session; else it is popular
 
 
 def synthetic_clicks(n_sessions: int, n_items: int, n_days: int, seed: int) -> Clicks:
@@ -34,10 +34,11 @@ def synthetic_clicks(n_sessions: int, n_items: int, n_days: int, seed: int) -> C
     rng = np.random.default_rng(seed)
     popularity = 1.0 / np.arange(1, n_items + 1) ** 0.9
     best_day = rng.uniform(-n_days / 2, 1.5 * n_days, n_items)
-    daily = popularity * np.exp(-0.5 * ((np.arange(n_days)[:, None] - best_day) / n_days) ** 2)
+    daily = popularity * np.exp(-0.5 * ((np.arange(n_days)[:, None] - best_day) / (n_days / 2)) ** 2)
     daily = np.cumsum(daily, axis=1)
     daily /= daily[:, -1:]
-    successors = np.searchsorted(daily[n_days // 2], rng.random((n_items, N_SUCCESSORS))).astype(np.int32)
+    leads_to = np.cumsum(popularity**0.3)  # flatter than popularity, or a few items would follow every other
+    successors = np.searchsorted(leads_to / leads_to[-1], rng.random((n_items, N_SUCCESSORS))).astype(np.int32)
     preference = np.cumsum(1.0 / np.arange(1, N_SUCCESSORS + 1))
     preference /= preference[-1]
 

@@ -1,0 +1,64 @@
+"""From nothing to a trained model in two minutes: synthetic clicks, preprocessing, training, evaluation.
+
+Runs the very commands that a user types, shows them, and sets the result beside what recommending the most popular
+items gives on the same file.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from dataset import ItemIndex, encode_sessions, read_sessions
+from errors import UserError, run_script
+from evaluation import evaluate_popularity
+from preprocessing import TEST, TRAIN_FULL
+from runfolder import read_checkpoint
+
+FOLDER = Path("data/demo")
+SETTING = (
+    "--loss_type CrossEntropy --constrained_embedding --hidden_size 100 --batch_size 32 --dropout_hidden 0.2 --lr 0.1 "
+    "--momentum 0.2 --n_sample 512 --sample_alpha 0.5 --logq 1 --n_epochs 4"
+)
+HERE = Path(__file__).parent
+
+
+def run(script: str, *flags: object) -> str:
+    """Show and run a script; its progress goes to the screen as it comes. Returns what it printed.
+
+    Raises:
+        UserError: the script failed; it has said why.
+    """
+    print(f"\n$ python {script} {' '.join(map(str, flags))}", flush=True)
+    command = [sys.executable, str(HERE / script), *map(str, flags)]
+    printed = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            printed.append(line)
+    if process.returncode != 0:
+        raise UserError(f"the demo stopped at {script}, which ended with exit code {process.returncode}")
+    return "".join(printed)
+
+
+def main() -> None:
+    clicks = FOLDER / "clicks.dat"
+    run("synthetic.py", "--output", clicks)
+    run("preprocessing.py", "--clicks", clicks, "--data_folder", FOLDER)
+    data = ("--data_folder", FOLDER, "--train_data", TRAIN_FULL, "--valid_data", TEST)
+    printed = run("main.py", *data, *SETTING.split())
+    checkpoint = Path(printed.split()[-1])
+    measured = run("main.py", "--is_eval", "--load_model", checkpoint)
+
+    saved = read_checkpoint(checkpoint)
+    index = ItemIndex(saved["item_ids"].numpy())
+    sessions, _ = encode_sessions(read_sessions(FOLDER / TEST), index)
+    popular = evaluate_popularity(torch.as_tensor(saved["support"]), sessions)
+    print(f"\nOn {sessions.n_transitions:,} next clicks of the last day, among {len(index):,} items:")
+    print(f"  the most popular items   {popular.line(20)}")
+    print(f"  GRU4Rec                  {measured.strip()}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,107 @@
+"""Run folders and checkpoints: data only, whole or refused."""
+
+import csv
+import pickle
+
+import pytest
+import torch
+
+from errors import UserError
+from runfolder import FORMAT_VERSION, RunFolder, read_checkpoint
+
+CHECKPOINT = {
+    "parameters": {"lr": 0.1, "k_eval": [5, 20], "final_act": None, "shared": False},
+    "item_ids": torch.arange(4),
+    "support": torch.ones(4, dtype=torch.int64),
+    "model": {"weight": torch.randn(4, 2)},
+    "optimizer": {"state": {"weight": [torch.zeros(4, 2)]}},
+    "epoch": 3,
+    "history": [{"epoch": 0, "train_loss": 0.5}],
+    "random_state": {"cpu": torch.get_rng_state()},
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return RunFolder(tmp_path / "checkpoint").write_checkpoint(CHECKPOINT)
+
+
+def test_checkpoint_comes_back_as_it_was(saved):
+    assert saved.name == "model_00003.pt"
+    loaded = read_checkpoint(saved)
+    assert loaded.pop("format_version") == FORMAT_VERSION
+    assert loaded["parameters"] == CHECKPOINT["parameters"]
+    assert torch.equal(loaded["model"]["weight"], CHECKPOINT["model"]["weight"])
+    assert set(loaded) == set(CHECKPOINT)
+
+
+def test_folder_is_named_by_the_minute_and_never_taken_twice(tmp_path):
+    names = [RunFolder(tmp_path).path.name for _ in range(3)]
+    assert len(set(names)) == 3
+    assert names[0][:8].isdigit()
+    assert len(names[0]) == 8
+
+
+def test_parameters_and_metrics_are_plain_text(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_parameters(CHECKPOINT["parameters"])
+    assert (run.path / "parameter.txt").read_text() == "lr=0.1\nk_eval=5 20\nfinal_act=None\nshared=False\n"
+    run.write_metrics([{"epoch": 0, "recall@20": 0.25}, {"epoch": 1, "recall@20": 0.5}])
+    with open(run.path / "metrics.csv") as file:
+        assert list(csv.DictReader(file)) == [
+            {"epoch": "0", "recall@20": "0.25"},
+            {"epoch": "1", "recall@20": "0.5"},
+        ]
+
+
+class Payload:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, capsys):
+    path = tmp_path / "model.pt"
+    torch.save(CHECKPOINT | {"format_version": FORMAT_VERSION, "parameters": Payload()}, path)
+    with pytest.raises(UserError, match=r"model\.pt is damaged or not a checkpoint"):
+        read_checkpoint(path)
+    path.write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(UserError, match=r"model\.pt is damaged or not a checkpoint"):
+        read_checkpoint(path)
+    assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 0.999])
+def test_a_cut_off_checkpoint_is_refused(saved, part):
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(UserError, match=r"model_00003\.pt is damaged"):
+        read_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 99}, "format version 99"),
+        ({"format_version": None}, "not a checkpoint of this suite"),
+        ({"model": None}, "lacks model"),
+        ({"history": 3, "epoch": "x"}, "lacks epoch, history"),
+    ],
+)
+def test_other_versions_and_missing_parts_are_named(tmp_path, change, message):
+    torch.save({"format_version": FORMAT_VERSION} | CHECKPOINT | change, tmp_path / "m.pt")
+    with pytest.raises(UserError, match=message):
+        read_checkpoint(tmp_path / "m.pt")
+
+
+def test_weights_alone_and_missing_files_are_refused(tmp_path):
+    torch.save(CHECKPOINT["model"], tmp_path / "m.pt")
+    with pytest.raises(UserError, match="not a checkpoint of this suite"):
+        read_checkpoint(tmp_path / "m.pt")
+    with pytest.raises(UserError, match="no checkpoint .*nowhere"):
+        read_checkpoint(tmp_path / "nowhere.pt")
+
+
+def test_a_place_that_cannot_be_a_folder_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot create the folder .*file"):
+        RunFolder(tmp_path / "file" / "checkpoint")

@@ -1,0 +1,173 @@
+"""The scripts as a user runs them: in processes of their own, in an empty folder, from files to figures."""
+
+import csv
+import re
+import shutil
+
+import pytest
+import torch
+
+from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID
+
+SETTING = (
+    "--loss_type CrossEntropy --constrained_embedding --hidden_size 16 --batch_size 16 --dropout_hidden 0.3 --lr 0.1 "
+    "--momentum 0.2 --n_sample 32 --sample_alpha 0.5 --logq 1 --k_eval 5 20 --device cpu"
+).split()
+
+
+@pytest.fixture
+def prepared(run_script, tmp_path):
+    """A folder with small prepared files where main.py looks by default."""
+    run_script("synthetic.py", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
+    run_script("preprocessing.py", "--clicks", "clicks.dat")
+    return tmp_path / "data" / "preprocessed_data"
+
+
+def only_run_folder(tmp_path, name="checkpoint"):
+    (folder,) = (tmp_path / name).iterdir()
+    return folder
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["model"]
+
+
+def test_preprocessing_prints_what_it_writes(prepared, run_script, tmp_path):
+    assert {path.name for path in prepared.iterdir()} == {TRAIN_FULL, TEST, TRAIN_ONLY, VALID}
+    printed = run_script("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "elsewhere").stdout
+    for name in (TRAIN_FULL, TEST, TRAIN_ONLY, VALID):
+        lines = (tmp_path / "elsewhere" / name).read_text().splitlines()[1:]
+        sessions, items, _ = zip(*(line.split(",") for line in lines), strict=True)
+        counts = rf"{name}\s+{len(lines):,}\s+{len(set(sessions)):,}\s+{len(set(items)):,}\n"
+        assert re.search(counts, printed)
+    assert "published" not in printed
+
+
+def test_preprocessing_with_the_challenges_test_file(prepared, run_script, tmp_path):
+    shutil.copy(tmp_path / "clicks.dat", tmp_path / "test.dat")
+    printed = run_script("preprocessing.py", "--clicks", "clicks.dat", "--test_clicks", "test.dat").stdout
+    assert "do not compare with the paper's" in printed
+
+
+def test_train_evaluate_and_what_a_run_leaves(prepared, run_script, tmp_path):
+    trained = run_script("main.py", *SETTING, "--n_epochs", 2)
+    folder = only_run_folder(tmp_path)
+    assert re.fullmatch(r"\d{8}", folder.name)
+    assert {path.name for path in folder.iterdir()} == {
+        "parameter.txt",
+        "metrics.csv",
+        "model_00000.pt",
+        "model_00001.pt",
+    }
+    parameters = dict(line.split("=", 1) for line in (folder / "parameter.txt").read_text().splitlines())
+    assert (parameters["lr"], parameters["k_eval"], parameters["final_act"]) == ("0.1", "5 20", "softmax")
+    with open(folder / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert all(float(row["seconds"]) > 0 and int(row["clicks_per_second"]) > 0 for row in rows)
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+
+    (prepared / TRAIN_ONLY).unlink()  # evaluating needs the checkpoint and the validation file, nothing else
+    for epoch, row in enumerate(rows):
+        evaluated = run_script("main.py", "--is_eval", "--load_model", folder / f"model_{epoch:05d}.pt").stdout
+        expected = [
+            f"Recall@{k}: {float(row[f'recall@{k}']):.6f} MRR@{k}: {float(row[f'mrr@{k}']):.6f}" for k in (5, 20)
+        ]
+        assert evaluated.splitlines() == expected
+        assert f"epoch {epoch} " in trained.stdout
+        assert " ".join(expected) in trained.stdout
+    one = run_script("main.py", "--is_eval", "--load_model", folder / "model_00001.pt", "--k_eval", 20).stdout
+    assert one == expected[1] + "\n"
+    conservative = run_script(
+        "main.py", "--is_eval", "--load_model", folder / "model_00001.pt", "--tie_breaking", "conservative"
+    )
+    assert conservative.stdout.startswith("Recall@5: ")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        SETTING,
+        ["--device", "cpu", "--n_epochs", "9"],
+        "--loss_type BPR-max --num_layers 2 --embedding_dim 8 --hidden_size 8 --optimizer_type Adam".split(),
+    ],
+    ids=["shared", "default", "two layers"],
+)
+def test_a_resumed_run_is_bit_identical(prepared, run_script, tmp_path, setting):
+    run_script("main.py", *setting, "--n_epochs", 2, "--checkpoint_dir", "whole")
+    run_script("main.py", *setting, "--n_epochs", 1, "--checkpoint_dir", "half")
+    first = only_run_folder(tmp_path, "half") / "model_00000.pt"
+    run_script("main.py", "--load_model", first, "--n_epochs", 2, "--checkpoint_dir", "rest")
+    whole, rest = only_run_folder(tmp_path, "whole"), only_run_folder(tmp_path, "rest")
+    expected, resumed = weights(whole / "model_00001.pt"), weights(rest / "model_00001.pt")
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+    assert not (rest / "model_00000.pt").exists()
+
+    def figures(folder):
+        with open(folder / "metrics.csv") as file:
+            return [(row["epoch"], row["train_loss"], row["recall@20"]) for row in csv.DictReader(file)]
+
+    assert figures(rest) == figures(whole)
+    done = run_script("main.py", "--load_model", rest / "model_00001.pt", "--n_epochs", 2, "--checkpoint_dir", "none")
+    assert "raise --n_epochs" in done.stdout
+    assert not (tmp_path / "none").exists()
+
+
+def test_every_optimizer_and_activation_runs(prepared, run_script, tmp_path):
+    common = ["--n_epochs", 1, "--hidden_size", 8, "--lr", 0.01]
+    for optimizer in ("RMSProp", "Adadelta", "SparseAdam", "SGD"):
+        run_script(
+            "main.py", *common, "--optimizer_type", optimizer, "--loss_type", "TOP1-max", "--checkpoint_dir", "c"
+        )
+    for final_act in ("linear", "relu", "leaky-0.2"):
+        run_script("main.py", *common, "--final_act", final_act, "--loss_type", "BPR", "--checkpoint_dir", "c")
+    assert len(list((tmp_path / "c").iterdir())) == 7
+
+
+def test_mistakes_end_with_one_sentence_and_code_2(prepared, run_script, tmp_path):
+    run_script("main.py", *SETTING, "--n_epochs", 1)
+    model = only_run_folder(tmp_path) / "model_00000.pt"
+    (tmp_path / "junk.pt").write_bytes(b"not a checkpoint")
+    (tmp_path / "blocked").touch()
+    (tmp_path / "other").mkdir()
+    shutil.copy(prepared / TRAIN_FULL, tmp_path / "other" / TRAIN_ONLY)
+    shutil.copy(prepared / VALID, tmp_path / "other" / VALID)
+    mistakes = {
+        ("main.py", "--data_folder", "nowhere"): "nowhere/recSys15TrainOnly.txt",
+        ("main.py", "--batch_size", 100000): "--batch_size 100000 is more than",
+        ("main.py", "--k_eval", 5000): "--k_eval 5000 is more than",
+        ("main.py", "--device", "cuda:99"): "--device cuda:99",
+        ("main.py", "--device", "meta"): "--device meta",
+        ("main.py", "--checkpoint_dir", "blocked/x"): "cannot create the folder blocked/x",
+        ("main.py", "--is_eval"): "--is_eval needs --load_model",
+        ("main.py", "--is_eval", "--load_model", "junk.pt"): "junk.pt",
+        ("main.py", "--load_model", "nowhere.pt"): "nowhere.pt",
+        ("main.py", "--load_model", model, "--n_epochs", 2, "--lr", 3): "--lr 3.0 differs",
+        ("main.py", "--load_model", model, "--n_epochs", 2, "--data_folder", "other"): "other clicks",
+        ("main.py", "--lr", 1e30, "--loss_type", "BPR-max", "--n_epochs", 1): "lower --lr",
+        ("preprocessing.py",): "no yoochoose-clicks.dat",
+        ("preprocessing.py", "--clicks", "junk.pt"): "junk.pt, line 1",
+    }
+    for (script, *arguments), expected in mistakes.items():
+        process = run_script(script, *arguments, expect=2)
+        last = process.stderr.strip().splitlines()[-1]
+        assert last.startswith("error: "), process.stderr
+        assert expected in last
+        assert "Traceback" not in process.stderr
+
+
+def test_items_that_training_never_saw_are_named(prepared, run_script):
+    with open(prepared / VALID, "a") as file:
+        file.write("999999,123,1396900000\n999999,214500001,1396900001\n")
+    process = run_script("main.py", "--n_epochs", 1, "--hidden_size", 4)
+    assert "warning: data/preprocessed_data/recSys15Valid.txt: dropped 2 clicks" in process.stderr
+
+
+def test_the_demo_learns(run_script):
+    printed = run_script("demo.py").stdout
+    popular, ours = (
+        [float(figure) for figure in re.findall(r"@20: ([\d.]+)", line)] for line in printed.strip().splitlines()[-2:]
+    )
+    assert ours[0] > 2 * popular[0]
+    assert ours[1] > 2 * popular[1]

@@ -1,0 +1,152 @@
+"""The loop around a step: what it may touch, what it reports, and that it learns."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_sessions
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dataset import NegativeSampler, SessionParallelBatches
+from evaluation import evaluate
+from model import GRU4Rec
+from optimizer import Optimizer, adagrad
+from training import Diverged, make_loss_function, train_epoch, training_step
+
+CPU = torch.device("cpu")
+LOSSES = ("TOP1", "BPR", "CrossEntropy", "TOP1-max", "BPR-max")
+MODES = ({}, {"embedding_dim": 4}, {"constrained_embedding": True})
+
+
+def make_training(sessions, n_items, *, loss="CrossEntropy", lr=0.1, n_sample=4, mode=None, n_lanes=4, logq=0.0):
+    torch.manual_seed(0)
+    model = GRU4Rec(n_items, hidden_size=8, final_act="softmax", **(mode or {}))
+    tables = {name: getattr(model, name) for name in model.item_tables}
+    support = sessions.support(n_items)
+    return (
+        model,
+        Optimizer(model.network_parameters(), tables, adagrad(lr, 0.1)),
+        make_loss_function(loss, 1.0, logq, 0.5, torch.from_numpy(support)),
+        SessionParallelBatches(sessions, n_lanes, min_alive=1 if n_sample else 2, block_steps=16),
+        NegativeSampler(support, 0.5, n_sample, 1, CPU),
+    )
+
+
+def cycles(n_sessions=200, n_items=12):
+    """Sessions that walk round a circle of items: whoever learns anything predicts all of it."""
+    rng = np.random.default_rng(0)
+    starts, lengths = rng.integers(0, n_items, n_sessions), rng.integers(2, 9, n_sessions)
+    return [[int(i) % n_items for i in range(s, s + n)] for s, n in zip(starts, lengths, strict=True)]
+
+
+@pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_learns_in_every_mode(loss, mode):
+    sessions, _ = make_sessions(cycles())
+    training = make_training(sessions, 12, loss=loss, mode=mode, lr=0.2)
+    results = [train_epoch(*training, epoch) for epoch in range(6)]
+    assert results[-1].loss < results[0].loss
+    assert results[0].n_clicks == sessions.n_transitions
+    chance = 1 / 12
+    assert evaluate(training[0], sessions, (1,)).recall[1] > (8 * chance if loss == "TOP1" else 0.95)
+
+
+def test_reported_loss_is_the_mean_over_next_clicks():
+    sessions, _ = make_sessions(cycles(30))
+    model, optimizer, _, batches, sampler = make_training(sessions, 12)
+    seen = []
+
+    def loss_function(scores, items):
+        loss = scores.logsumexp(dim=1) - scores.diagonal()
+        seen.extend(loss.tolist())
+        return loss
+
+    result = train_epoch(model, optimizer, loss_function, batches, sampler, 0)
+    assert len(seen) == result.n_clicks == sessions.n_transitions
+    assert result.loss == pytest.approx(np.mean(seen), rel=1e-5)
+
+
+class LargestNewTensor(TorchDispatchMode):
+    """Notes the largest tensor that any operation allocates, tables and their views aside."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+                self.largest = max(self.largest, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_in_a_step_is_as_large_as_the_number_of_items(loss, mode):
+    n_items = 50_000
+    sessions, _ = make_sessions(cycles(50))
+    model, optimizer, _, _, _ = make_training(sessions, n_items, mode=mode)
+    loss_function = make_loss_function(loss, 1.0, 1.0, 0.5, torch.ones(n_items))
+    known = [
+        *model.parameters(),
+        optimizer.place_of,
+        *(tensor for state in optimizer.state.values() for tensor in state),
+    ]
+    items = torch.randint(n_items, (4 + 16,))
+    inputs, starts = items[:4].clone(), torch.zeros(4, dtype=torch.bool)
+    with LargestNewTensor(known) as seen:
+        training_step(model, optimizer, loss_function, inputs, items, starts, model.initial_hidden(4), 4)
+    assert 0 < seen.largest < n_items / 50
+
+
+def test_hidden_state_carries_no_graph():
+    sessions, _ = make_sessions(cycles(20))
+    model, optimizer, loss_function, _, _ = make_training(sessions, 12)
+    items, hidden = torch.arange(8), model.initial_hidden(4)
+    _, hidden = training_step(model, optimizer, loss_function, items[:4], items, torch.ones(4).bool(), hidden, 4)
+    assert not hidden.requires_grad
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_epoch_and_names_the_step(bad):
+    sessions, _ = make_sessions(cycles())
+    model, optimizer, _, batches, sampler = make_training(sessions, 12)
+    steps = []
+
+    def loss_function(scores, items):
+        steps.append(None)
+        return scores.sum(dim=1) * (bad if len(steps) == 21 else 0)
+
+    with pytest.raises(Diverged, match="at step 20 of epoch 3") as caught:
+        train_epoch(model, optimizer, loss_function, batches, sampler, 3)
+    assert (caught.value.epoch, caught.value.step) == (3, 20)
+
+
+def test_support_corrects_cross_entropy_only_when_asked():
+    scores, items = torch.randn(2, 5), torch.tensor([0, 3, 3, 1, 2])
+    support = torch.tensor([1, 10, 100, 1000])
+    plain = make_loss_function("CrossEntropy", 1.0, 0.0, 0.5, support)(scores, items)
+    corrected = make_loss_function("CrossEntropy", 1.0, 1.0, 0.5, support)(scores, items)
+    log_p = torch.tensor([1, 1000, 1000**0.5, 10**0.5, 100**0.5]).log()
+    expected = torch.nn.functional.cross_entropy(scores - log_p, torch.arange(2), reduction="none")
+    torch.testing.assert_close(corrected, expected)
+    assert not torch.allclose(plain, corrected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_cuda_trains_like_the_cpu(loss, mode):
+    sessions, _ = make_sessions(cycles())
+    results = []
+    for device in (CPU, torch.device("cuda")):
+        model, _, _, batches, _ = make_training(sessions, 12, loss=loss, mode=mode)
+        model.to(device)
+        tables = {name: getattr(model, name) for name in model.item_tables}
+        optimizer = Optimizer(model.network_parameters(), tables, adagrad(0.1, 0.1))
+        support = torch.from_numpy(sessions.support(12))
+        loss_function = make_loss_function(loss, 1.0, 0.0, 0.5, support.to(device))
+        sampler = NegativeSampler(support.numpy(), 0.5, 0, 1, device)
+        results.append(train_epoch(model, optimizer, loss_function, batches, sampler, 0))
+    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)
