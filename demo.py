@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 from dataset import ItemIndex, encode_sessions, read_sessions
 from errors import UserError, run_script
 from evaluation import evaluate_popularity
@@ -24,37 +22,37 @@ SETTING = (
 HERE = Path(__file__).parent
 
 
-def run(script: str, *flags: object) -> str:
-    """Show and run a script; its progress goes to the screen as it comes. Returns what it printed.
+def run(script: str, *flags: object, capture: bool = False) -> str:
+    """Show and run a script.
+
+    Returns:
+        With ``capture``, what it printed; otherwise that goes to the screen as it comes.
 
     Raises:
         UserError: the script failed; it has said why.
     """
     print(f"\n$ python {script} {' '.join(map(str, flags))}", flush=True)
     command = [sys.executable, str(HERE / script), *map(str, flags)]
-    printed = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            printed.append(line)
+    process = subprocess.run(command, stdout=subprocess.PIPE if capture else None, text=True)
     if process.returncode != 0:
         raise UserError(f"the demo stopped at {script}, which ended with exit code {process.returncode}")
-    return "".join(printed)
+    return process.stdout or ""
 
 
 def main() -> None:
-    clicks = FOLDER / "clicks.dat"
+    clicks, runs = FOLDER / "clicks.dat", FOLDER / "checkpoint"
     run("synthetic.py", "--output", clicks)
     run("preprocessing.py", "--clicks", clicks, "--data_folder", FOLDER)
     data = ("--data_folder", FOLDER, "--train_data", TRAIN_FULL, "--valid_data", TEST)
-    printed = run("main.py", *data, *SETTING.split())
-    checkpoint = Path(printed.split()[-1])
-    measured = run("main.py", "--is_eval", "--load_model", checkpoint)
+    run("main.py", *data, *SETTING.split(), "--checkpoint_dir", runs)
+    checkpoint = max(runs.glob("*/model_*.pt"), key=lambda path: path.stat().st_mtime_ns)
+    measured = run("main.py", "--is_eval", "--load_model", checkpoint, capture=True)
+    print(measured, end="")
 
     saved = read_checkpoint(checkpoint)
     index = ItemIndex(saved["item_ids"].numpy())
     sessions, _ = encode_sessions(read_sessions(FOLDER / TEST), index)
-    popular = evaluate_popularity(torch.as_tensor(saved["support"]), sessions)
+    popular = evaluate_popularity(saved["support"], sessions)
     print(f"\nOn {sessions.n_transitions:,} next clicks of the last day, among {len(index):,} items:")
     print(f"  the most popular items   {popular.line(20)}")
     print(f"  GRU4Rec                  {measured.strip()}")

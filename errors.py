@@ -4,13 +4,25 @@ A mistake (a missing file, a flag that makes no sense) ends a script with one se
 Anything else that goes wrong is a bug of this suite and keeps its traceback.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 
 class UserError(Exception):
     """What is wrong, where, and what to do about it, in one sentence."""
+
+
+class FlagParser(argparse.ArgumentParser):
+    """A parser that takes flags by their whole names only and reports mistakes as :class:`UserError`."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see --help)")
 
 
 def run_script(main: Callable[[], int | None]) -> None:

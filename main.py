@@ -72,7 +72,8 @@ def train(parameters: Namespace, checkpoint: dict[str, Any] | None = None) -> No
     run.write_parameters(vars(parameters))
     print(f"run folder: {run.path}")
     for epoch in range(first_epoch, parameters.n_epochs):
-        with tqdm(total=sessions.n_transitions, unit=" clicks", unit_scale=True, desc=f"epoch {epoch}") as progress:
+        total = sessions.n_transitions
+        with tqdm(total=total, unit=" clicks", unit_scale=True, desc=f"epoch {epoch}", mininterval=1) as progress:
             try:
                 result = train_epoch(model, optimizer, loss_function, batches, sampler, epoch, progress)
             except Diverged as error:

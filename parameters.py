@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from errors import UserError
+from errors import FlagParser, UserError
 from evaluation import TIE_BREAKING
 from model import final_activation
 from preprocessing import DATA_FOLDER, TRAIN_ONLY, VALID
@@ -210,22 +210,16 @@ FREE_ON_RESUME = ("n_epochs", "data_folder", "train_data", "valid_data", "checkp
 FREE_ON_EVALUATION = ("data_folder", "valid_data", "load_model", "is_eval", "device", "k_eval", "tie_breaking")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"{message} (see --help)")
-
-
 def parse_flags(argv: list[str] | None = None) -> dict[str, Any]:
     """The parameters that the command line names, and no others.
 
     Raises:
         UserError: a flag is unknown, or its value is out of range.
     """
-    parser = _Parser(
+    parser = FlagParser(
         usage="%(prog)s [--FLAG VALUE ...]",
         description="Train GRU4Rec, evaluate a checkpoint (--is_eval --load_model FILE), "
         "or go on training from one (--load_model FILE).",
-        allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     for theme, parameters in THEMES.items():

@@ -17,7 +17,7 @@ import pandas as pd
 
 from atomicfile import make_folder
 from clickfile import Clicks, read_raw_clicks, session_offsets, write_clicks
-from errors import UserError, run_script
+from errors import FlagParser, UserError, run_script
 
 DATA_FOLDER = Path("data/preprocessed_data")
 TRAIN_FULL, TEST = "recSys15TrainFull.txt", "recSys15Test.txt"
@@ -143,7 +143,7 @@ def compared_with_paper(name: str, size: Size) -> str:
 
 
 def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser = FlagParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument(
         "--clicks", type=Path, help="raw clicks, plain or .gz (default: looked for where Kaggle has it)"
     )

@@ -1,0 +1,35 @@
+# make demo: see it learn; make test: check it; both install what they need into .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format clean
+
+demo: .venv/installed
+	$(BIN)/python demo.py
+
+test: .venv/installed-tests
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: .venv/installed-tests
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv data/demo .pytest_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python requirements.txt constraints.txt
+	$(BIN)/python -m pip install --quiet -r requirements.txt -c constraints.txt
+	touch $@
+
+.venv/installed-tests: .venv/installed tests/requirements.txt
+	$(BIN)/python -m pip install --quiet -r tests/requirements.txt -c constraints.txt
+	touch $@
