@@ -7,7 +7,6 @@
 ``python synthetic.py --output data/demo/clicks.dat`` writes a file that ``preprocessing.py --clicks`` reads.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import pyarrow.csv
 
 from atomicfile import atomic_write, make_folder
 from clickfile import RAW_COLUMNS, Clicks
-from errors import run_script
+from errors import FlagParser, UserError, run_script
 
 FIRST_DAY = 1_396_310_400_000  # 2014-04-01, where YooChoose begins, in milliseconds
 DAY = 86_400_000
@@ -100,15 +99,15 @@ def write_raw_clicks(path: Path, clicks: Clicks) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Write synthetic clicks in YooChoose's raw format.", allow_abbrev=False
-    )
+    parser = FlagParser(description="Write synthetic clicks in YooChoose's raw format.")
     parser.add_argument("--output", type=Path, default=Path("data/demo/clicks.dat"), help="file to write (%(default)s)")
     parser.add_argument("--n_sessions", type=int, default=30_000, help="sessions (%(default)s)")
     parser.add_argument("--n_items", type=int, default=2_000, help="items (%(default)s)")
     parser.add_argument("--n_days", type=int, default=10, help="days that the clicks span (%(default)s)")
     parser.add_argument("--seed", type=int, default=22, help="seed of the draws (%(default)s)")
     flags = parser.parse_args()
+    if min(flags.n_sessions, flags.n_items, flags.n_days) < 1 or flags.seed < 0:
+        raise UserError("--n_sessions, --n_items and --n_days start at 1, --seed at 0")
     clicks = synthetic_clicks(flags.n_sessions, flags.n_items, flags.n_days, flags.seed)
     make_folder(flags.output.parent)
     write_raw_clicks(flags.output, clicks)
