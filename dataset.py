@@ -164,7 +164,7 @@ class Block:
 
 
 class SessionParallelBatches:
-    """All mini-batches of an epoch; iterating yields their :class:`Block` objects.
+    """All mini-batches of an epoch, as :class:`Block` objects.
 
     Sessions are dealt to lanes 0 … B-1 in order. A lane whose session has no further target takes the next session in
     line at the following step; lanes that finish in one step are refilled in lane order. A lane without a next session
@@ -184,6 +184,10 @@ class SessionParallelBatches:
         self.block_steps = block_steps
 
     def __iter__(self) -> Iterator[Block]:
+        return self.blocks()
+
+    def blocks(self, from_step: int = 0) -> Iterator[Block]:
+        """The blocks of an epoch, beginning with the one that holds ``from_step``."""
         # A cell of the grid (step, lane) has the number step * B + lane. The session in line goes to the free cell
         # with the smallest number, which is the earliest step, then the lowest lane: the top of a heap of free cells.
         n_lanes, offsets = self.n_lanes, self.sessions.offsets
@@ -203,11 +207,12 @@ class SessionParallelBatches:
             dealt = np.arange(in_line, in_line + len(first_cells))
             in_line += len(first_cells)
             running = np.concatenate((running, np.column_stack((dealt, first_cells)).astype(np.int64).reshape(-1, 2)))
-            block = self._lay_out(running, first_step)
-            if len(block):
-                yield block
-            if len(block) < self.block_steps:
-                return
+            if from_step < first_step + self.block_steps:
+                block = self._lay_out(running, first_step)
+                if len(block):
+                    yield block
+                if len(block) < self.block_steps:
+                    return
             last_cells = running[:, 1] + n_steps[running[:, 0]] * n_lanes
             running = running[last_cells >= end_cell]
 

@@ -188,7 +188,25 @@ THEMES = {
         P("n_epochs", 10, COUNT, "passes over the training sessions"),
         P("seed", 22, SEED, "of initial weights, dropout and negative samples", aliases=("-seed",)),
         P("checkpoint_dir", "checkpoint", FOLDER, "folder that gets a folder for this run"),
-        P("load_model", None, FILE, "checkpoint to go on from; with --is_eval, the one to evaluate"),
+        P(
+            "load_model",
+            None,
+            FILE,
+            "checkpoint to go on from, in a new run folder; with --is_eval, the one to evaluate",
+        ),
+        P("resume", False, SWITCH, "go on from the newest usable checkpoint of --checkpoint_dir, or start without one"),
+        P(
+            "save_every",
+            0,
+            COUNT_OR_NONE,
+            "also save within an epoch, every N steps; 0: about every ten minutes",
+        ),
+        P(
+            "deterministic",
+            False,
+            SWITCH,
+            "on CUDA, repeat to the last bit, at some cost in speed (the CPU always does)",
+        ),
         P("device", None, DEVICE, "cpu, cuda or cuda:N (default: cuda where there is one, else cpu)"),
     ),
     "evaluation": (
@@ -206,7 +224,18 @@ THEMES = {
 PARAMETERS = {parameter.name: parameter for theme in THEMES.values() for parameter in theme}
 
 # What may change from one run to the next of the same training, and what an evaluation takes from its flags.
-FREE_ON_RESUME = ("n_epochs", "data_folder", "train_data", "valid_data", "checkpoint_dir", "load_model", "device")
+FREE_ON_RESUME = (
+    "n_epochs",
+    "data_folder",
+    "train_data",
+    "valid_data",
+    "checkpoint_dir",
+    "load_model",
+    "resume",
+    "save_every",
+    "device",
+    "deterministic",
+)
 FREE_ON_EVALUATION = ("data_folder", "valid_data", "load_model", "is_eval", "device", "k_eval", "tie_breaking")
 
 
@@ -274,6 +303,25 @@ def evaluation_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Names
         if name not in FREE_ON_EVALUATION:
             warn(f"--{name} has no effect with --is_eval")
     return Namespace(**saved | {name: flags[name] for name in FREE_ON_EVALUATION if name in flags})
+
+
+def checked_parameters(saved: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a checkpoint, completed with the defaults of those that are newer than it.
+
+    Raises:
+        ValueError: one is unknown, or has a value that no flag could give it.
+    """
+    if unknown := [str(name) for name in saved if name not in PARAMETERS]:
+        raise ValueError(f"its parameters {', '.join(unknown)} are unknown")
+    for name, value in saved.items():
+        parameter = PARAMETERS[name]
+        if value is None and parameter.default is None:
+            continue
+        values = value if parameter.several and isinstance(value, list) and value else [value]
+        for single in values:
+            if parameter.kind.parse(str(single)) != single:
+                raise ValueError(f"its parameter {name} is {single!r}")
+    return {name: parameter.default for name, parameter in PARAMETERS.items()} | saved
 
 
 def warn(message: str) -> None:

@@ -1,11 +1,14 @@
-"""What a run leaves: ``checkpoint/MMDDHHMM/`` with ``parameter.txt``, ``metrics.csv`` and a checkpoint per epoch.
+"""What a run leaves: ``checkpoint/MMDDHHMM/`` with ``parameter.txt``, ``metrics.csv`` and checkpoints.
 
-A checkpoint is data: tensors and plain values, loaded with ``weights_only=True``.
+``model_00000.pt`` … are written at the end of every epoch, ``partial.pt`` within one, until the epoch ends. A
+checkpoint is data: tensors and plain values, loaded with ``weights_only=True`` after its checksums have been verified.
 """
 
 import csv
 import io
+import sys
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from atomicfile import atomic_write, make_folder
 from errors import UserError
 
 FORMAT_VERSION = 1
+PARTIAL = "partial.pt"
 CONTENT = {  # what a checkpoint holds, by name and type
     "format_version": int,
     "parameters": dict,  # every parameter of the run
@@ -22,8 +26,9 @@ CONTENT = {  # what a checkpoint holds, by name and type
     "support": torch.Tensor,  # [n_items] int64, how often each item was clicked in training
     "model": dict,  # state dict
     "optimizer": dict,  # state dict
-    "epoch": int,  # the epoch that ended with this checkpoint, from 0
-    "history": list,  # a row of metrics.csv per epoch, this one included
+    "epoch": int,  # the epoch that has just ended, from 0; with within_epoch, the one that has not
+    "within_epoch": (dict, type(None)),  # how far it has come, see training.EpochProgress
+    "history": list,  # a row of metrics.csv per epoch that has ended
     "random_state": dict,  # of dropout, by kind of device
 }
 
@@ -32,24 +37,29 @@ class RunFolder:
     """The folder of one run.
 
     Args:
-        checkpoint_dir: where to create it. A name that is taken gets a number behind it.
-
-    Raises:
-        UserError: it cannot be created.
+        path: an existing folder; :meth:`create` makes a new one.
     """
 
-    def __init__(self, checkpoint_dir: Path):
+    def __init__(self, path: Path):
+        self.path = path
+
+    @classmethod
+    def create(cls, checkpoint_dir: Path) -> "RunFolder":
+        """A new folder, named by the minute; a name that is taken gets a number behind it.
+
+        Raises:
+            UserError: it cannot be created.
+        """
         make_folder(checkpoint_dir)
         name = time.strftime("%m%d%H%M")
-        self.path = checkpoint_dir / name
-        attempt = 1
+        path, attempt = checkpoint_dir / name, 1
         while True:
             try:
-                self.path.mkdir()
-                return
+                path.mkdir()
+                return cls(path)
             except FileExistsError:
                 attempt += 1
-                self.path = checkpoint_dir / f"{name}_{attempt}"
+                path = checkpoint_dir / f"{name}_{attempt}"
             except OSError as error:
                 raise UserError(f"cannot create a run folder in {checkpoint_dir}: {error.strerror}") from error
 
@@ -63,7 +73,9 @@ class RunFolder:
             file.write("".join(f"{name}={shown(value)}\n" for name, value in parameters.items()).encode())
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Write ``metrics.csv``: a row per epoch, columns as in the first row."""
+        """Write ``metrics.csv``: a row per epoch, columns as in the first row; nothing without a row."""
+        if not history:
+            return
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
         writer.writeheader()
@@ -72,10 +84,23 @@ class RunFolder:
             file.write(text.getvalue().encode())
 
     def write_checkpoint(self, checkpoint: dict[str, Any]) -> Path:
-        """Write ``model_EEEEE.pt``; ``checkpoint`` holds all of ``CONTENT`` but the version. Returns the path."""
-        path = self.path / f"model_{checkpoint['epoch']:05d}.pt"
+        """Write a checkpoint: all of ``CONTENT`` but the version. That of an ended epoch replaces the partial one.
+
+        Returns:
+            Where it was written.
+
+        Raises:
+            UserError: it cannot be written; what was there before still is.
+        """
+        partial = self.path / PARTIAL
+        ended = checkpoint["within_epoch"] is None
+        path = self.path / f"model_{checkpoint['epoch']:05d}.pt" if ended else partial
+        content = io.BytesIO()  # torch hides the system's error when it fails to write to a file
+        torch.save({"format_version": FORMAT_VERSION} | checkpoint, content)
         with atomic_write(path) as file:
-            torch.save({"format_version": FORMAT_VERSION} | checkpoint, file)
+            file.write(content.getbuffer())
+        if ended:
+            partial.unlink(missing_ok=True)
         return path
 
 
@@ -91,14 +116,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load fails on foreign bytes in more ways than it documents
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
+            damaged = archive.testzip()
+        checkpoint = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # both fail on foreign bytes in more ways than they document
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise UserError(f"{path} is damaged or not a checkpoint of this suite: {reason}") from error
+    if damaged:
+        raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong; use an earlier checkpoint")
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("format_version"), int):
         raise UserError(f"{path} is not a checkpoint of this suite")
     if (version := checkpoint["format_version"]) != FORMAT_VERSION:
         raise UserError(f"{path} has format version {version}, this suite reads version {FORMAT_VERSION}")
-    if wrong := [name for name, kind in CONTENT.items() if not isinstance(checkpoint.get(name), kind)]:
+    if wrong := [name for name, kind in CONTENT.items() if not isinstance(checkpoint.get(name, ...), kind)]:
         raise UserError(f"{path} lacks {', '.join(wrong)}, so it is not a whole checkpoint")
     return checkpoint
+
+
+def newest_checkpoint(checkpoint_dir: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The newest usable checkpoint of all runs in a folder; those that are not usable are named on stderr."""
+    candidates = [(path.stat().st_mtime_ns, path) for path in checkpoint_dir.glob("*/*.pt")]
+    for _, path in sorted(candidates, reverse=True):
+        try:
+            return path, read_checkpoint(path)
+        except UserError as error:
+            print(f"warning: {error}", file=sys.stderr)
+    return None

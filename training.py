@@ -1,15 +1,17 @@
 """The training loop: what a step does, and an epoch of steps."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 import lossfunction
-from dataset import NegativeSampler, SessionParallelBatches
+from dataset import Block, NegativeSampler, SessionParallelBatches
 from model import GRU4Rec
 from optimizer import Optimizer
 
@@ -24,21 +26,40 @@ class Diverged(ArithmeticError):
         self.epoch, self.step, self.loss = epoch, step, loss
 
 
-@dataclass(frozen=True)
-class EpochResult:
-    """What an epoch of training did.
+@dataclass
+class EpochProgress:
+    """How far an epoch has come: what training needs, beside the model and the optimizer, to go on from there.
 
     Attributes:
-        loss: the mean loss of a next click.
-        n_clicks: next clicks trained on.
-        n_steps: mini-batches.
-        seconds: wall time.
+        epoch: its number, from 0.
+        step: mini-batches done.
+        hidden: ``[L, B, H]`` hidden state of all lanes, or None before the first step.
+        total_loss: sum of the losses of all next clicks so far.
+        n_clicks: next clicks so far.
+        seconds: wall time so far.
     """
 
-    loss: float
-    n_clicks: int
-    n_steps: int
-    seconds: float
+    epoch: int
+    step: int = 0
+    hidden: Tensor | None = None
+    total_loss: float = 0.0
+    n_clicks: int = 0
+    seconds: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of a next click."""
+        return self.total_loss / max(self.n_clicks, 1)
+
+
+class Keeper(Protocol):
+    """Someone who saves an epoch's progress now and then."""
+
+    def is_due(self, step: int) -> bool:
+        """Asked after every step: save now?"""
+
+    def keep(self, progress: EpochProgress) -> None:
+        """Save. May raise to end training."""
 
 
 def make_loss_function(loss_type: str, bpreg: float, logq: float, sample_alpha: float, support: Tensor) -> LossFunction:
@@ -105,26 +126,32 @@ def train_epoch(
     loss_function: LossFunction,
     batches: SessionParallelBatches,
     sampler: NegativeSampler,
-    epoch: int,
-    progress: tqdm | None = None,
-) -> EpochResult:
-    """Train on every transition of the sessions once.
+    progress: EpochProgress,
+    keeper: Keeper | None = None,
+    bar: tqdm | None = None,
+) -> None:
+    """Train on every transition of the sessions once, or on those that ``progress`` has not seen yet.
 
     The host waits for the device once a block, to look at its losses.
+
+    Args:
+        progress: where the epoch stands; updated as it goes on.
 
     Raises:
         Diverged: a step's loss is NaN or infinite.
     """
     model.train()
     batch_size = batches.n_lanes
-    hidden = model.initial_hidden(batch_size)
-    total_loss, n_clicks, n_steps = 0.0, 0, 0
-    began = time.perf_counter()
-    for block in batches:
-        negatives = sampler.draw(len(block), epoch, block.first_step)
+    if progress.hidden is None:
+        progress.hidden = model.initial_hidden(batch_size)
+    hidden = progress.hidden
+    ledger = _Ledger(progress, batch_size, bar)
+    for block in batches.blocks(progress.step):
+        negatives = sampler.draw(len(block), progress.epoch, block.first_step)
         block = block.to(hidden.device)
         losses = torch.empty(len(block), device=hidden.device)
-        for k, n_alive in enumerate(block.alive):
+        for k in range(progress.step - block.first_step, len(block)):
+            n_alive = block.alive[k]
             inputs, targets, starts = block.inputs[k, :n_alive], block.targets[k, :n_alive], block.starts[k, :n_alive]
             lanes = slice(None) if n_alive == batch_size else block.lanes[k, :n_alive]
             losses[k], hidden[:, lanes] = training_step(
@@ -137,19 +164,33 @@ def train_epoch(
                 hidden[:, lanes],
                 batch_size,
             )
-        total_loss += batch_size * _checked(losses, epoch, n_steps)
-        n_steps += len(block)
-        n_clicks += sum(block.alive)
-        if progress is not None:
-            progress.update(sum(block.alive))
-            progress.set_postfix(loss=f"{total_loss / n_clicks:.4f}", refresh=False)
-    return EpochResult(total_loss / n_clicks, n_clicks, n_steps, time.perf_counter() - began)
+            if keeper is not None and keeper.is_due(block.first_step + k + 1):
+                ledger.settle(block, losses, k + 1)
+                keeper.keep(progress)
+        ledger.settle(block, losses, len(block))
 
 
-def _checked(losses: Tensor, epoch: int, first_step: int) -> float:
-    """The sum of a block's losses."""
-    total = losses.double().sum().item()
-    if total - total != 0:  # NaN or infinite
-        step = int((~torch.isfinite(losses)).nonzero()[0])
-        raise Diverged(epoch, first_step + step, losses[step].item())
-    return total
+class _Ledger:
+    """Adds the steps of a block to the epoch's progress; until then their losses stay on the device."""
+
+    def __init__(self, progress: EpochProgress, batch_size: int, bar: tqdm | None):
+        self.progress, self.batch_size, self.bar = progress, batch_size, bar
+        self.settled_at = time.perf_counter()
+
+    def settle(self, block: Block, losses: Tensor, end: int) -> None:
+        """Account for the steps that are not accounted for yet, up to row ``end`` of the block."""
+        progress, begin = self.progress, self.progress.step - block.first_step
+        for step, loss in enumerate(losses[begin:end].tolist(), start=progress.step):
+            if not math.isfinite(loss):
+                raise Diverged(progress.epoch, step, loss)
+            # One by one: the sum must not depend on where an interruption cut the block.
+            progress.total_loss += loss * self.batch_size
+        n_clicks = sum(block.alive[begin:end])
+        progress.step += end - begin
+        progress.n_clicks += n_clicks
+        now = time.perf_counter()
+        progress.seconds += now - self.settled_at
+        self.settled_at = now
+        if self.bar is not None:
+            self.bar.update(n_clicks)
+            self.bar.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)

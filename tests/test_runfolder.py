@@ -16,6 +16,7 @@ CHECKPOINT = {
     "model": {"weight": torch.randn(4, 2)},
     "optimizer": {"state": {"weight": [torch.zeros(4, 2)]}},
     "epoch": 3,
+    "within_epoch": None,
     "history": [{"epoch": 0, "train_loss": 0.5}],
     "random_state": {"cpu": torch.get_rng_state()},
 }
@@ -23,7 +24,7 @@ CHECKPOINT = {
 
 @pytest.fixture
 def saved(tmp_path):
-    return RunFolder(tmp_path / "checkpoint").write_checkpoint(CHECKPOINT)
+    return RunFolder.create(tmp_path / "checkpoint").write_checkpoint(CHECKPOINT)
 
 
 def test_checkpoint_comes_back_as_it_was(saved):
@@ -36,14 +37,14 @@ def test_checkpoint_comes_back_as_it_was(saved):
 
 
 def test_folder_is_named_by_the_minute_and_never_taken_twice(tmp_path):
-    names = [RunFolder(tmp_path).path.name for _ in range(3)]
+    names = [RunFolder.create(tmp_path).path.name for _ in range(3)]
     assert len(set(names)) == 3
     assert names[0][:8].isdigit()
     assert len(names[0]) == 8
 
 
 def test_parameters_and_metrics_are_plain_text(tmp_path):
-    run = RunFolder(tmp_path)
+    run = RunFolder.create(tmp_path)
     run.write_parameters(CHECKPOINT["parameters"])
     assert (run.path / "parameter.txt").read_text() == "lr=0.1\nk_eval=5 20\nfinal_act=None\nshared=False\n"
     run.write_metrics([{"epoch": 0, "recall@20": 0.25}, {"epoch": 1, "recall@20": 0.5}])
@@ -104,4 +105,4 @@ def test_weights_alone_and_missing_files_are_refused(tmp_path):
 def test_a_place_that_cannot_be_a_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot create the folder .*file"):
-        RunFolder(tmp_path / "file" / "checkpoint")
+        RunFolder.create(tmp_path / "file" / "checkpoint")

@@ -1,5 +1,7 @@
 """The loop around a step: what it may touch, what it reports, and that it learns."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -10,25 +12,31 @@ from dataset import NegativeSampler, SessionParallelBatches
 from evaluation import evaluate
 from model import GRU4Rec
 from optimizer import Optimizer, adagrad
-from training import Diverged, make_loss_function, train_epoch, training_step
+from training import Diverged, EpochProgress, make_loss_function, train_epoch, training_step
 
 CPU = torch.device("cpu")
 LOSSES = ("TOP1", "BPR", "CrossEntropy", "TOP1-max", "BPR-max")
 MODES = ({}, {"embedding_dim": 4}, {"constrained_embedding": True})
 
 
-def make_training(sessions, n_items, *, loss="CrossEntropy", lr=0.1, n_sample=4, mode=None, n_lanes=4, logq=0.0):
+def make_training(sessions, n_items, *, loss="CrossEntropy", lr=0.1, n_sample=4, mode=None, dropout_hidden=0.0):
     torch.manual_seed(0)
-    model = GRU4Rec(n_items, hidden_size=8, final_act="softmax", **(mode or {}))
+    model = GRU4Rec(n_items, hidden_size=8, final_act="softmax", dropout_hidden=dropout_hidden, **(mode or {}))
     tables = {name: getattr(model, name) for name in model.item_tables}
     support = sessions.support(n_items)
     return (
         model,
         Optimizer(model.network_parameters(), tables, adagrad(lr, 0.1)),
-        make_loss_function(loss, 1.0, logq, 0.5, torch.from_numpy(support)),
-        SessionParallelBatches(sessions, n_lanes, min_alive=1 if n_sample else 2, block_steps=16),
+        make_loss_function(loss, 1.0, 0.0, 0.5, torch.from_numpy(support)),
+        SessionParallelBatches(sessions, 4, min_alive=1 if n_sample else 2, block_steps=16),
         NegativeSampler(support, 0.5, n_sample, 1, CPU),
     )
+
+
+def run_epoch(training, epoch=0):
+    progress = EpochProgress(epoch)
+    train_epoch(*training, progress)
+    return progress
 
 
 def cycles(n_sessions=200, n_items=12):
@@ -43,7 +51,7 @@ def cycles(n_sessions=200, n_items=12):
 def test_every_loss_learns_in_every_mode(loss, mode):
     sessions, _ = make_sessions(cycles())
     training = make_training(sessions, 12, loss=loss, mode=mode, lr=0.2)
-    results = [train_epoch(*training, epoch) for epoch in range(6)]
+    results = [run_epoch(training, epoch) for epoch in range(6)]
     assert results[-1].loss < results[0].loss
     assert results[0].n_clicks == sessions.n_transitions
     chance = 1 / 12
@@ -60,7 +68,7 @@ def test_reported_loss_is_the_mean_over_next_clicks():
         seen.extend(loss.tolist())
         return loss
 
-    result = train_epoch(model, optimizer, loss_function, batches, sampler, 0)
+    result = run_epoch((model, optimizer, loss_function, batches, sampler))
     assert len(seen) == result.n_clicks == sessions.n_transitions
     assert result.loss == pytest.approx(np.mean(seen), rel=1e-5)
 
@@ -100,6 +108,41 @@ def test_nothing_in_a_step_is_as_large_as_the_number_of_items(loss, mode):
     assert 0 < seen.largest < n_items / 50
 
 
+class Keeper:
+    """Keeps a deep copy of everything after the given steps."""
+
+    def __init__(self, model, optimizer, steps):
+        self.model, self.optimizer, self.steps = model, optimizer, steps
+        self.kept = []
+
+    def is_due(self, step):
+        return step in self.steps
+
+    def keep(self, progress):
+        everything = self.model.state_dict(), self.optimizer.state_dict(), progress, torch.get_rng_state()
+        self.kept.append(copy.deepcopy(everything))
+
+
+@pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
+def test_an_epoch_goes_on_from_any_step_as_if_it_had_not_stopped(mode):
+    sessions, _ = make_sessions(cycles(60))
+    whole = make_training(sessions, 12, mode=mode, dropout_hidden=0.5)
+    keeper = Keeper(whole[0], whole[1], steps=(1, 15, 16, 17, 31, 40, 47, 48, 60, 10**9))
+    progress = EpochProgress(2)
+    train_epoch(*whole, progress, keeper)
+    assert len(keeper.kept) > 6
+    keeper.steps = (progress.step,)
+    keeper.keep(progress)  # after the last step, nothing is left to do
+    for weights, state, kept, random_state in keeper.kept:
+        rest = make_training(sessions, 12, mode=mode, dropout_hidden=0.5)
+        rest[0].load_state_dict(weights)
+        rest[1].load_state_dict(state)
+        torch.set_rng_state(random_state)
+        train_epoch(*rest, kept)
+        assert (kept.step, kept.n_clicks, kept.total_loss) == (progress.step, progress.n_clicks, progress.total_loss)
+        assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), rest[0].parameters(), strict=True))
+
+
 def test_hidden_state_carries_no_graph():
     sessions, _ = make_sessions(cycles(20))
     model, optimizer, loss_function, _, _ = make_training(sessions, 12)
@@ -119,7 +162,7 @@ def test_a_loss_that_is_no_number_stops_the_epoch_and_names_the_step(bad):
         return scores.sum(dim=1) * (bad if len(steps) == 21 else 0)
 
     with pytest.raises(Diverged, match="at step 20 of epoch 3") as caught:
-        train_epoch(model, optimizer, loss_function, batches, sampler, 3)
+        run_epoch((model, optimizer, loss_function, batches, sampler), epoch=3)
     assert (caught.value.epoch, caught.value.step) == (3, 20)
 
 
@@ -148,5 +191,5 @@ def test_cuda_trains_like_the_cpu(loss, mode):
         support = torch.from_numpy(sessions.support(12))
         loss_function = make_loss_function(loss, 1.0, 0.0, 0.5, support.to(device))
         sampler = NegativeSampler(support.numpy(), 0.5, 0, 1, device)
-        results.append(train_epoch(model, optimizer, loss_function, batches, sampler, 0))
+        results.append(run_epoch((model, optimizer, loss_function, batches, sampler)))
     assert results[0].loss == pytest.approx(results[1].loss, rel=1e-4)

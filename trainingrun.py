@@ -1,0 +1,337 @@
+"""A training run: put together from parameters, driven epoch by epoch, saved, and brought back from a checkpoint."""
+
+import os
+import time
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+import optimizer as rules
+from dataset import ItemIndex, NegativeSampler, SessionParallelBatches, Sessions, encode_sessions, read_sessions
+from errors import UserError
+from evaluation import Metrics, evaluate
+from interruption import StopRequest
+from model import GRU4Rec
+from optimizer import Optimizer
+from parameters import checked_parameters, warn
+from runfolder import RunFolder
+from training import Diverged, EpochProgress, make_loss_function, train_epoch
+
+SAVE_SECONDS = 600  # how often to save within an epoch where --save_every does not say
+
+
+class TrainingRun:
+    """Everything that a training run holds.
+
+    Args:
+        parameters: all of them, see :mod:`parameters`.
+        checkpoint: what :func:`runfolder.read_checkpoint` gave, to go on from there; None starts anew.
+
+    Raises:
+        UserError: parameters, data and checkpoint do not fit together.
+    """
+
+    def __init__(self, parameters: Namespace, checkpoint: dict[str, Any] | None = None):
+        self.parameters = p = parameters
+        self.device = choose_device(p.device)
+        use_deterministic_algorithms(p.deterministic, self.device)
+        folder = Path(p.data_folder)
+        clicks = read_sessions(folder / p.train_data)
+        self.index = ItemIndex.of(clicks)
+        self.sessions, _ = encode_sessions(clicks, self.index, p.time_sort)
+        self.support = torch.from_numpy(self.sessions.support(len(self.index)))
+        self.valid_sessions = read_valid_sessions(folder / p.valid_data, self.index)
+        self._refuse_misfits(checkpoint)
+
+        torch.manual_seed(p.seed)
+        self.model = restored_model(p, checkpoint) if checkpoint else make_model(p, len(self.index))
+        self.model.to(self.device)
+        self.optimizer = make_optimizer(p, self.model)
+        self.loss_function = make_loss_function(
+            p.loss_type, p.bpreg, p.logq, p.sample_alpha, self.support.to(self.device)
+        )
+        self.batches = SessionParallelBatches(self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2)
+        self.sampler = NegativeSampler(self.support.numpy(), p.sample_alpha, p.n_sample, p.seed, self.device)
+        self.progress = EpochProgress(epoch=0)
+        self.history: list[dict[str, Any]] = []
+        if checkpoint:
+            self._go_on_from(checkpoint)
+
+    def describe(self) -> str:
+        """What is trained on what, in a line."""
+        p = self.parameters
+        return (
+            f"{p.train_data}: {len(self.sessions.items):,} clicks, {len(self.sessions):,} sessions, "
+            f"{len(self.index):,} items; {p.valid_data}: {self.valid_sessions.n_transitions:,} next clicks to evaluate"
+            f"; device: {self.device}"
+        )
+
+    def train(self, folder: RunFolder) -> None:
+        """Train up to the last epoch; evaluate and save after each, and save within each.
+
+        Raises:
+            UserError: the loss became NaN or infinite, or a file cannot be written.
+            Interrupted: a signal asked for it; everything is saved.
+        """
+        folder.write_parameters(vars(self.parameters))
+        folder.write_metrics(self.history)
+        with StopRequest() as stop:
+            for epoch in range(self.progress.epoch, self.parameters.n_epochs):
+                saver = _Saver(self, folder, stop)
+                self._train_epoch(epoch, saver)
+                saver.keep(self.progress)  # evaluation may take a while, too
+                metrics = evaluate(
+                    self.model, self.valid_sessions, self.parameters.k_eval, self.parameters.tie_breaking
+                )
+                self.history.append(metrics_row(self.progress, metrics))
+                path = folder.write_checkpoint(self.checkpoint(epoch, within_epoch=None))
+                folder.write_metrics(self.history)
+                figures = " ".join(metrics.line(k) for k in self.parameters.k_eval)
+                seconds = f"{self.progress.seconds:.1f} s"
+                print(f"epoch {epoch} loss: {self.progress.loss:.6f} {figures} ({seconds}) {path}", flush=True)
+                self.progress = EpochProgress(epoch + 1)
+                stop.raise_if_asked()
+
+    def _train_epoch(self, epoch: int, saver: "_Saver") -> None:
+        with tqdm(
+            total=self.sessions.n_transitions,
+            initial=self.progress.n_clicks,
+            desc=f"epoch {epoch}",
+            unit=" clicks",
+            unit_scale=True,
+            mininterval=1,
+        ) as bar:
+            try:
+                train_epoch(
+                    self.model,
+                    self.optimizer,
+                    self.loss_function,
+                    self.batches,
+                    self.sampler,
+                    self.progress,
+                    saver,
+                    bar,
+                )
+            except Diverged as error:
+                p = self.parameters
+                raise UserError(
+                    f"{error}: lower --lr (now {p.lr}) or --momentum (now {p.momentum}); "
+                    f"what was saved before is in {saver.folder.path}"
+                ) from error
+
+    def checkpoint(self, epoch: int, within_epoch: EpochProgress | None) -> dict[str, Any]:
+        """All of :data:`runfolder.CONTENT` but the version."""
+        random_state = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random_state["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "parameters": vars(self.parameters),
+            "item_ids": torch.from_numpy(self.index.ids),
+            "support": self.support,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": epoch,
+            "within_epoch": asdict(within_epoch) if within_epoch else None,
+            "history": self.history,
+            "random_state": random_state,
+        }
+
+    def _refuse_misfits(self, checkpoint: dict[str, Any] | None) -> None:
+        p = self.parameters
+        if p.batch_size > len(self.sessions):
+            raise UserError(
+                f"--batch_size {p.batch_size} is more than the {len(self.sessions):,} sessions of {p.train_data}"
+            )
+        refuse_large_cutoffs(p.k_eval, len(self.index))
+        if checkpoint and not (
+            torch.equal(checkpoint["item_ids"], torch.from_numpy(self.index.ids))
+            and torch.equal(checkpoint["support"], self.support)
+        ):
+            raise UserError(
+                f"{p.load_model} was trained on other clicks than --train_data names: point it at the same file"
+            )
+
+    def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
+        try:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.history = checkpoint["history"]
+            if any(list(row) != metrics_columns(self.parameters.k_eval) for row in self.history):
+                raise ValueError("its history has other columns")
+            if checkpoint["within_epoch"] is None:
+                self.progress = EpochProgress(checkpoint["epoch"] + 1)
+            else:
+                self.progress = EpochProgress(**checkpoint["within_epoch"])
+                if self.progress.epoch != checkpoint["epoch"] or self.progress.step < 0:
+                    raise ValueError("it is nowhere within its epoch")
+                hidden = self.model.initial_hidden(self.parameters.batch_size)
+                self.progress.hidden = hidden.copy_(self.progress.hidden)
+            torch.set_rng_state(checkpoint["random_state"]["cpu"])
+            if self.device.type == "cuda" and "cuda" in checkpoint["random_state"]:
+                torch.cuda.set_rng_state(checkpoint["random_state"]["cuda"], self.device)
+        except (ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
+            raise UserError(f"{self.parameters.load_model} does not fit together: {error}") from error
+
+
+class _Saver:
+    """Saves within an epoch: every so many steps or minutes, and when the run is asked to stop."""
+
+    def __init__(self, run: TrainingRun, folder: RunFolder, stop: StopRequest):
+        self.run, self.folder, self.stop = run, folder, stop
+        self.every = run.parameters.save_every
+        self.saved_at = time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        if self.stop.signal_number is not None:
+            return True
+        if self.every:
+            return step % self.every == 0
+        return time.monotonic() - self.saved_at > SAVE_SECONDS
+
+    def keep(self, progress: EpochProgress) -> None:
+        self.folder.write_checkpoint(self.run.checkpoint(progress.epoch, progress))
+        self.saved_at = time.monotonic()
+        self.stop.raise_if_asked()
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The named device, or CUDA where there is one, else the CPU.
+
+    Raises:
+        UserError: there is no such device here.
+    """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return torch.device("cuda" if n_gpus else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name} is no device; expected cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name} is not supported; expected cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= n_gpus:
+        raise UserError(f"--device {name} is not here: PyTorch sees {n_gpus} CUDA devices; use --device cpu")
+    return device
+
+
+def use_deterministic_algorithms(wanted: bool, device: torch.device) -> None:
+    """Make CUDA add in a fixed order, so that a run repeats to the last bit; the CPU does so anyway."""
+    if wanted and device.type == "cpu":
+        warn("--deterministic has no effect on the CPU, where every run repeats to the last bit")
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    torch.use_deterministic_algorithms(wanted)
+
+
+def read_valid_sessions(path: Path, index: ItemIndex) -> Sessions:
+    """The sessions to evaluate on; clicks on items that training never saw are dropped, with a warning.
+
+    Raises:
+        UserError: the file is unusable, or nothing is left of it.
+    """
+    sessions, n_dropped = encode_sessions(read_sessions(path), index)
+    if n_dropped:
+        warn(f"{path}: dropped {n_dropped:,} clicks on items that training never saw, or alone in a session after that")
+    if len(sessions) == 0:
+        raise UserError(f"{path} has no items in common with the training data")
+    return sessions
+
+
+def refuse_large_cutoffs(ks: list[int], n_items: int) -> None:
+    """Refuse a K at which every next click is a hit.
+
+    Raises:
+        UserError: a K is above the number of items.
+    """
+    if max(ks) > n_items:
+        raise UserError(f"--k_eval {max(ks)} is more than the {n_items:,} items: every next click would be a hit")
+
+
+def make_model(parameters: Namespace, n_items: int) -> GRU4Rec:
+    """A model with fresh weights."""
+    return GRU4Rec(
+        n_items,
+        hidden_size=parameters.hidden_size,
+        num_layers=parameters.num_layers,
+        embedding_dim=parameters.embedding_dim,
+        constrained_embedding=parameters.constrained_embedding,
+        dropout_input=parameters.dropout_input,
+        dropout_hidden=parameters.dropout_hidden,
+        reset_gate=parameters.reset_gate,
+        final_act=parameters.final_act,
+        sigma=parameters.sigma,
+    )
+
+
+def make_optimizer(parameters: Namespace, model: GRU4Rec) -> Optimizer:
+    """The named optimizer over a model's parameters and item tables."""
+    lr, momentum, eps = parameters.lr, parameters.momentum, parameters.eps
+    rule = {
+        "Adagrad": lambda: rules.adagrad(lr, momentum, eps),
+        "RMSProp": lambda: rules.rmsprop(lr, momentum, eps),
+        "Adadelta": lambda: rules.adadelta(lr, eps),
+        "Adam": lambda: rules.adam(lr, eps),
+        "SparseAdam": lambda: rules.adam(lr, eps),
+        "SGD": lambda: rules.sgd(lr, momentum),
+    }[parameters.optimizer_type]()
+    tables = {name: getattr(model, name) for name in model.item_tables}
+    return Optimizer(model.network_parameters(), tables, rule, parameters.weight_decay)
+
+
+def saved_parameters(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The parameters of a checkpoint, each of them checked.
+
+    Raises:
+        UserError: one is unknown, or has a value that no flag could give it.
+    """
+    try:
+        return checked_parameters(checkpoint["parameters"])
+    except ValueError as error:
+        raise UserError(f"{path} does not fit together: {error}") from error
+
+
+def restored_model(parameters: Namespace, checkpoint: dict[str, Any]) -> GRU4Rec:
+    """A model with the weights of a checkpoint; its parameters alone cannot make it take memory.
+
+    Raises:
+        UserError: the weights are not those of the parameters and the items.
+    """
+    weights, item_ids, support = checkpoint["model"], checkpoint["item_ids"], checkpoint["support"]
+    fits = (
+        item_ids.dtype == support.dtype == torch.int64
+        and item_ids.dim() == 1
+        and item_ids.shape == support.shape
+        and len(item_ids.unique()) == len(item_ids) > 0
+        and bool((support > 0).all())
+        and all(isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in weights.values())
+        and sum(str(name).startswith("cells.") for name in weights) == 2 * parameters.num_layers
+    )
+    if fits:
+        try:
+            with torch.device("meta"):
+                model = make_model(parameters, len(item_ids))
+            model.load_state_dict(weights, assign=True)
+        except (RuntimeError, TypeError, AttributeError):
+            fits = False
+    if not fits:
+        raise UserError(
+            f"{parameters.load_model} does not fit together: its weights are not those of its parameters and its items"
+        )
+    return model
+
+
+def metrics_columns(ks: list[int]) -> list[str]:
+    """The columns of ``metrics.csv``."""
+    figures = [f"{name}@{k}" for k in ks for name in ("recall", "mrr")]
+    return ["epoch", "train_loss", *figures, "seconds", "clicks_per_second"]
+
+
+def metrics_row(progress: EpochProgress, metrics: Metrics) -> dict[str, Any]:
+    """A row of ``metrics.csv``."""
+    figures = [figure for k in metrics.recall for figure in (metrics.recall[k], metrics.mrr[k])]
+    speed = round(progress.n_clicks / max(progress.seconds, 1e-9))
+    row = [progress.epoch, progress.loss, *figures, round(progress.seconds, 3), speed]
+    return dict(zip(metrics_columns(list(metrics.recall)), row, strict=True))
