@@ -3,13 +3,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-long lint format clean
 
 demo: .venv/installed
 	$(BIN)/python demo.py
 
 test: .venv/installed-tests
 	$(BIN)/python -m pytest
+
+test-long: .venv/installed-tests
+	FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz.py
+	$(BIN)/python -m pytest -m long
 
 lint: .venv/installed-tests
 	$(BIN)/ruff format --check .

@@ -8,9 +8,14 @@ Both are read plain or gzipped (``.gz``). A line that does not fit is refused wi
 """
 
 import gzip
+import io
 import re
-from collections.abc import Iterator, Sequence
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +32,30 @@ class _Field:
 
     arrow_type: pa.DataType
     expected: str
-    pattern: re.Pattern
+    fits: Callable[[str], bool]
 
 
-_INTEGER = _Field(pa.int64(), "an integer of at most 64 bits", re.compile(r"-?\d+"))
-_SECONDS = _Field(pa.float64(), "seconds since the epoch", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"))
-_TIMESTAMP = _Field(
-    pa.timestamp("ms", "UTC"),
-    "a time such as 2014-04-07T10:51:09.277Z",
-    re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,3})?Z"),
-)
+def _is_integer(text: str) -> bool:
+    return bool(re.fullmatch(r"-?[0-9]{1,19}", text)) and -(2**63) <= int(text) < 2**63
+
+
+def _is_decimal(text: str) -> bool:
+    return bool(re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", text))
+
+
+def _is_timestamp(text: str) -> bool:
+    if not re.fullmatch(r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}(\.[0-9]{1,3})?Z", text):
+        return False
+    try:
+        datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")  # noqa: DTZ007 (only whether there is such a time)
+    except ValueError:
+        return False
+    return True
+
+
+_INTEGER = _Field(pa.int64(), "an integer of at most 64 bits", _is_integer)
+_SECONDS = _Field(pa.float64(), "seconds since the epoch", _is_decimal)
+_TIMESTAMP = _Field(pa.timestamp("ms", "UTC"), "a time such as 2014-04-07T10:51:09.277Z", _is_timestamp)
 
 RAW_COLUMNS = {"session": _INTEGER, "timestamp": _TIMESTAMP, "item": _INTEGER, "category": None}
 PREPARED_COLUMNS = {"SessionID": _INTEGER, "ItemID": _INTEGER, "Time": _SECONDS}
@@ -84,16 +103,17 @@ def session_offsets(session: np.ndarray) -> np.ndarray:
     return np.concatenate(([0], first_clicks, [len(session)]))
 
 
-def read_raw_clicks(path: Path) -> Clicks:
+def read_raw_clicks(path: Path, skip_bad_lines: bool = False) -> Clicks:
     """Read a raw click file (see the top of this file) in the order of its lines.
 
+    Args:
+        path: the file.
+        skip_bad_lines: leave out the lines that are not raw clicks and say on stderr how many they were.
+
     Raises:
-        UserError: the file is missing, empty, or holds a line that is not a raw click.
+        UserError: the file is missing or empty, or holds a line that is not a raw click.
     """
-    names = _first_line(path).split(",")
-    if len(names) != len(RAW_COLUMNS):
-        raise UserError(f"{path}, line 1: expected {','.join(RAW_COLUMNS)}, found {_shown(','.join(names))}")
-    table = _read_columns(path, RAW_COLUMNS, list(RAW_COLUMNS), has_header=False)
+    table = _read_columns(path, RAW_COLUMNS, list(RAW_COLUMNS), has_header=False, skip_bad_lines=skip_bad_lines)
     return Clicks(
         session=table["session"].to_numpy(),
         item=table["item"].to_numpy(),
@@ -123,47 +143,112 @@ def read_clicks(path: Path) -> Clicks:
     )
 
 
-def write_clicks(path: Path, clicks: Clicks) -> None:
-    """Write a prepared click file, whole or not at all.
+def write_click_files(files: dict[Path, Clicks]) -> None:
+    """Write prepared click files, all of them or none.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: one cannot be written.
     """
-    columns = dict(zip(PREPARED_COLUMNS, (clicks.session, clicks.item, clicks.time / 1000), strict=True))
-    with atomic_write(path) as file:
-        file.write((",".join(columns) + "\n").encode())
-        pa.csv.write_csv(pa.table(columns), file, pa.csv.WriteOptions(include_header=False))
+    with ExitStack() as all_or_none:
+        for path, clicks in files.items():
+            file = all_or_none.enter_context(atomic_write(path))
+            columns = dict(zip(PREPARED_COLUMNS, (clicks.session, clicks.item, clicks.time / 1000), strict=True))
+            file.write((",".join(columns) + "\n").encode())
+            pa.csv.write_csv(pa.table(columns), file, pa.csv.WriteOptions(include_header=False))
+            file.flush()  # a full disk shows now, before any of the files takes its place
 
 
-def _read_columns(path: Path, fields: dict[str, _Field | None], names: list[str], has_header: bool) -> pa.Table:
+def _read_columns(
+    path: Path, fields: dict[str, _Field | None], names: list[str], has_header: bool, skip_bad_lines: bool = False
+) -> pa.Table:
     """Read those of the columns ``names`` that ``fields`` gives a type; the others may hold anything."""
     types = {name: field.arrow_type for name, field in fields.items() if field}
-    try:
-        table = pa.csv.read_csv(
-            path,
+
+    def parse(stream: io.RawIOBase) -> pa.Table:
+        return pa.csv.read_csv(
+            stream,
             read_options=pa.csv.ReadOptions(column_names=names, skip_rows=1 if has_header else 0),
             parse_options=pa.csv.ParseOptions(quote_char=False),
             convert_options=pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
         )
-    except (pa.ArrowInvalid, OSError) as error:
-        for number, line in enumerate(_lines(path), start=1):
-            if line and number > has_header and (problem := _line_problem(line, names, fields)):
-                raise UserError(f"{path}, line {number}: {problem}") from error
+
+    try:
+        with pa.input_stream(path) as file:
+            stream = _HexWatch(file)
+            table, error = parse(stream), None
+    except (pa.ArrowInvalid, OSError) as arrows_error:
+        table, error = None, arrows_error
+    if table is None or stream.saw_hexadecimal:
+        if skip_bad_lines:
+            table = parse(_usable_lines(path, names, fields))
+        elif first_problem := next(_line_problems(path, names, fields, has_header), None):
+            raise UserError(f"{path}, line {first_problem}") from error
+    if table is None:
         raise UserError(f"cannot read {path}: {error}") from error
     if table.num_rows == 0:
         raise UserError(f"{path} holds no clicks")
     return table
 
 
+class _HexWatch(io.RawIOBase):
+    """Passes a stream on and notes whether 0x went by: Arrow reads 0x1f as 31, and an id with letters is no id."""
+
+    def __init__(self, stream: pa.NativeFile):
+        super().__init__()
+        self.stream = stream
+        self.saw_hexadecimal = False
+        self.end_of_last = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.stream.read(size if size >= 0 else None)
+        window = (self.end_of_last + content[:1]).lower()
+        if b"0x" in window or b"0x" in content or b"0X" in content:
+            self.saw_hexadecimal = True
+        self.end_of_last = content[-1:]
+        return content
+
+
+def _line_problems(
+    path: Path, names: Sequence[str], fields: dict[str, _Field | None], has_header: bool
+) -> Iterator[str]:
+    """'NUMBER: what is wrong' of every line that is not a click; 'is empty' where a file has no line at all."""
+    number = 0
+    for number, line in enumerate(_lines(path), start=1):
+        if number > has_header and (problem := _line_problem(line, names, fields)):
+            yield f"{number}: {problem}"
+    if number <= has_header:
+        raise UserError(f"{path} holds no clicks")
+
+
+def _usable_lines(path: Path, names: Sequence[str], fields: dict[str, _Field | None]) -> io.BytesIO:
+    """The lines of a file without a header that are clicks; says on stderr what was skipped."""
+    usable, n_bad, first_problem = io.BytesIO(), 0, ""
+    for number, line in enumerate(_lines(path), start=1):
+        if problem := _line_problem(line, names, fields):
+            first_problem = first_problem or f"line {number}: {problem}"
+            n_bad += 1
+        else:
+            usable.write(f"{line}\n".encode())
+    if usable.tell() == 0:
+        raise UserError(f"{path} holds no clicks")
+    print(f"warning: {path}: skipped {n_bad:,} lines that are not clicks; {first_problem}", file=sys.stderr)
+    usable.seek(0)
+    return usable
+
+
 def _line_problem(line: str, names: Sequence[str], fields: dict[str, _Field | None]) -> str | None:
-    """What keeps a line from being a click, in words, or None."""
+    """What keeps a line from being a click, in words, or None. An empty line is no click and no problem."""
+    if not line:
+        return None
     values = line.split(",")
     if len(values) != len(names):
         return f"expected {len(names)} columns ({','.join(names)}), found {_shown(line)}"
     for name, value in zip(names, values, strict=True):
         field = fields.get(name)
-        fits = field is None or field.pattern.fullmatch(value)
-        if not fits or (field is _INTEGER and not -(2**63) <= int(value) < 2**63):
+        if field and not field.fits(value.strip(" \t")):
             return f"{name} is {_shown(value)}, expected {field.expected}"
     return None
 
@@ -179,11 +264,11 @@ def _lines(path: Path) -> Iterator[str]:
         with open_text(path, "rt", encoding="utf-8-sig", errors="replace") as file:
             for line in file:
                 yield line.rstrip("\n")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _first_line(path: Path) -> str:
     for line in _lines(path):
         return line
-    raise UserError(f"{path} is empty")
+    raise UserError(f"{path} holds no clicks")

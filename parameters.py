@@ -317,10 +317,13 @@ def checked_parameters(saved: dict[str, Any]) -> dict[str, Any]:
         parameter = PARAMETERS[name]
         if value is None and parameter.default is None:
             continue
-        values = value if parameter.several and isinstance(value, list) and value else [value]
-        for single in values:
-            if parameter.kind.parse(str(single)) != single:
-                raise ValueError(f"its parameter {name} is {single!r}")
+        single_values = value if parameter.several and isinstance(value, list) and value else [value]
+        for single in single_values:
+            parsed = parameter.kind.parse(str(single))
+            if parsed != single or type(parsed) is not type(single):
+                raise ValueError(f"its parameter {name} has a value that no flag can give it")
+        if parameter.several and not isinstance(value, list):
+            raise ValueError(f"its parameter {name} is no list")
     return {name: parameter.default for name, parameter in PARAMETERS.items()} | saved
 
 

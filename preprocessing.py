@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from atomicfile import make_folder
-from clickfile import Clicks, read_raw_clicks, session_offsets, write_clicks
+from clickfile import Clicks, read_raw_clicks, session_offsets, write_click_files
 from errors import FlagParser, UserError, run_script
 
 DATA_FOLDER = Path("data/preprocessed_data")
@@ -153,6 +153,11 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         help="the challenge's yoochoose-test.dat: it becomes the test set, and all of --clicks is training data "
         "(default: the last day is the test set, as in the paper)",
     )
+    parser.add_argument(
+        "--skip_bad_lines",
+        action="store_true",
+        help="skip lines that are not clicks, and count them (default: refuse the file and write nothing)",
+    )
     parser.add_argument("--data_folder", type=Path, default=DATA_FOLDER, help="where the files go (%(default)s)")
     return parser.parse_args(argv)
 
@@ -162,10 +167,12 @@ def main() -> None:
     path = flags.clicks or find_clicks()
     folder = make_folder(flags.data_folder)
     print(f"reading {path}" + (f" and {flags.test_clicks}" if flags.test_clicks else ""), flush=True)
-    files = split(read_raw_clicks(path), read_raw_clicks(flags.test_clicks) if flags.test_clicks else None)
+    raw = read_raw_clicks(path, flags.skip_bad_lines)
+    raw_test = read_raw_clicks(flags.test_clicks, flags.skip_bad_lines) if flags.test_clicks else None
+    files = split(raw, raw_test)
     print(f"{'file':<24}{'clicks':>12}{'sessions':>12}{'items':>9}")
+    write_click_files({folder / name: clicks for name, clicks in files.items()})
     for name, clicks in files.items():
-        write_clicks(folder / name, clicks)
         size = size_of(clicks)
         remark = compared_with_paper(name, size)
         print(f"{name:<24}{size.clicks:>12,}{size.sessions:>12,}{size.items:>9,}  {remark}".rstrip(), flush=True)

@@ -172,7 +172,7 @@ class TrainingRun:
             torch.set_rng_state(checkpoint["random_state"]["cpu"])
             if self.device.type == "cuda" and "cuda" in checkpoint["random_state"]:
                 torch.cuda.set_rng_state(checkpoint["random_state"]["cuda"], self.device)
-        except (ValueError, KeyError, AttributeError, TypeError, RuntimeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError, RuntimeError, OverflowError) as error:
             raise UserError(f"{self.parameters.load_model} does not fit together: {error}") from error
 
 

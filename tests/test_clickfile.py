@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clickfile import Clicks, read_clicks, read_raw_clicks, session_offsets, write_clicks
+from clickfile import Clicks, read_clicks, read_raw_clicks, session_offsets, write_click_files
 from errors import UserError
 from synthetic import write_raw_clicks
 
@@ -20,15 +20,16 @@ times = st.integers(0, 9_999_999_999_999)  # to the year 2286
 def test_what_is_written_is_read(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("clicks") / "clicks.txt"
     clicks = Clicks(*np.array(rows, dtype=np.int64).T)
-    for write, read in ((write_clicks, read_clicks), (write_raw_clicks, read_raw_clicks)):
-        write(path, clicks)
-        back = read(path)
+    write_click_files({path: clicks})
+    write_raw_clicks(path.with_suffix(".raw"), clicks)
+    for back in (read_clicks(path), read_raw_clicks(path.with_suffix(".raw"))):
         for name in ("session", "item", "time"):
             np.testing.assert_array_equal(getattr(back, name), getattr(clicks, name))
 
 
 def test_prepared_files_look_as_documented(tmp_path):
-    write_clicks(tmp_path / "c.txt", Clicks(np.array([1]), np.array([214536502]), np.array([1396860669277])))
+    clicks = Clicks(np.array([1]), np.array([214536502]), np.array([1396860669277]))
+    write_click_files({tmp_path / "c.txt": clicks})
     assert (tmp_path / "c.txt").read_text() == "SessionID,ItemID,Time\n1,214536502,1396860669.277\n"
     assert list(tmp_path.iterdir()) == [tmp_path / "c.txt"]
 
@@ -57,15 +58,17 @@ PREPARED = "SessionID,ItemID,Time\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty"),
+        ("", "holds no clicks"),
+        ("\n\n", "holds no clicks"),
         ("session,timestamp,item,category\n" + RAW, "line 1: session is 'session', expected an integer"),
         (RAW + "2,2014-04-07T10:51:09.277Z,x5,0\n", "line 2: item is 'x5', expected an integer"),
         (RAW + "2,,5,0\n", "line 2: timestamp is '', expected a time such as 2014"),
         (RAW + "2,2014-04-07 10:51:09,5,0\n", "line 2: timestamp is '2014-04-07 10:51:09', expected a time"),
         (RAW * 2 + "2,2014-04-07T10:5", "line 3: expected 4 columns .* found '2,2014-04-07T10:5'"),
         (RAW + f"{2**63},2014-04-07T10:51:09.277Z,5,0\n", "line 2: session is '9223372036854775808', expected"),
-        ("1,2,3\n", "line 1: expected session,timestamp,item,category, found '1,2,3'"),
-        (PREPARED, "line 1: expected session,timestamp,item,category"),
+        ("1,2,3\n", r"line 1: expected 4 columns \(session,timestamp,item,category\), found '1,2,3'"),
+        (PREPARED, "line 1: expected 4 columns"),
+        (RAW + "2,2014-02-30T10:51:09Z,5,0\n", "line 2: timestamp is '2014-02-30T10:51:09Z', expected a time"),
     ],
 )
 def test_a_raw_line_that_does_not_fit_is_named(tmp_path, text, message):
@@ -80,7 +83,7 @@ def test_a_raw_line_that_does_not_fit_is_named(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty"),
+        ("", "holds no clicks"),
         (PREPARED, "holds no clicks"),
         ("SessionId,ItemID,Time\n1,2,3\n", "line 1: the header lacks SessionID; expected SessionID,ItemID,Time"),
         ("1,2,3\n", "the header lacks SessionID, ItemID, Time"),
@@ -111,6 +114,10 @@ def test_session_offsets():
     assert session_offsets(np.array([], dtype=np.int64)).tolist() == [0]
 
 
-def test_an_unwritable_place_is_named_and_the_old_file_stays(tmp_path):
+def test_when_one_file_cannot_be_written_none_is(tmp_path):
+    clicks = Clicks(*np.ones((3, 1), dtype=np.int64))
+    (tmp_path / "a.txt").write_text("old")
     with pytest.raises(UserError, match="cannot write .*nowhere"):
-        write_clicks(tmp_path / "nowhere" / "c.txt", Clicks(*np.ones((3, 1), dtype=np.int64)))
+        write_click_files({tmp_path / "a.txt": clicks, tmp_path / "nowhere" / "c.txt": clicks})
+    assert (tmp_path / "a.txt").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import preprocessing
-from clickfile import Clicks, read_clicks, read_raw_clicks, write_clicks
+from clickfile import Clicks, read_clicks, read_raw_clicks, write_click_files
 from errors import UserError
 from preprocessing import PUBLISHED, TEST, TRAIN_FULL, TRAIN_ONLY, VALID, Size, compared_with_paper, size_of, split
 
@@ -123,7 +123,7 @@ def test_the_shared_sample_gives_the_authors_figures(shared_clicks, tmp_path):
         TRAIN_ONLY: Size(366_544, 74_390, 5_553),
         VALID: Size(13_345, 2_664, 1_420),
     }
-    write_clicks(tmp_path / TEST, files[TEST])
+    write_click_files({tmp_path / TEST: files[TEST]})
     assert as_rows(read_clicks(tmp_path / TEST)) == as_rows(files[TEST])
 
 

@@ -1,0 +1,210 @@
+"""Random damage to click files and checkpoints: a right result or a clear refusal, never anything else.
+
+FUZZ_CASES sets how many cases each test tries; ``make test-long`` tries ten thousand.
+"""
+
+import copy
+import gzip
+import io
+import os
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import runfolder
+from clickfile import read_clicks, read_raw_clicks, write_click_files
+from errors import UserError
+from parameters import resumed_parameters, training_parameters
+from preprocessing import TRAIN_ONLY, VALID, split
+from runfolder import RunFolder, read_checkpoint
+from synthetic import synthetic_clicks
+from trainingrun import TrainingRun, restored_model, saved_parameters
+
+FUZZ_CASES = int(os.environ.get("FUZZ_CASES", "200"))
+fuzz = settings(max_examples=FUZZ_CASES, deadline=None, suppress_health_check=list(HealthCheck))
+
+RAW_LINE = "12,2014-04-07T10:51:09.277Z,214536502,0"
+PREPARED_LINE = "12,214536502,1396867869.277"
+fragments = st.sampled_from(
+    ["", ",", "\n", "\r\n", "\r", "\x00", "\ufeff", '"', "'", "-", "+", " ", "\t", "Z", "nan", "inf", "1e400", "0x1f"]
+    + ["9" * 19, "9" * 30, "-1", "2014-02-30T00:00:00Z", "2014-04-07T24:00:00Z", "٣", "é", "\ud800", ";", "NULL", "1.5"]
+)
+edits = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 12), fragments), max_size=4)
+
+
+def damaged(text: str, changes: list[tuple[int, int, str]]) -> bytes:
+    """Replace some characters of a text by fragments."""
+    for position, length, fragment in changes:
+        position %= len(text) + 1
+        text = text[:position] + fragment + text[position + length :]
+    return text.encode("utf-8", "surrogatepass")
+
+
+def one_sentence(error: UserError, path: Path) -> None:
+    assert str(path) in str(error)
+    assert len(str(error).splitlines()) == 1
+
+
+def by_hand(content: bytes, line_pattern: str) -> list[tuple[str, ...]]:
+    """The clicks that a careful person reads from a text, or None for a line that is not one."""
+    text = content.decode("utf-8", "replace").removeprefix("\ufeff")
+    lines = [line for line in re.split(r"\r\n|\n|\r", text) if line]
+    return [match.groups() if (match := re.fullmatch(line_pattern, line)) else None for line in lines]
+
+
+@fuzz
+@given(st.integers(1, 4), edits, st.booleans())
+def test_raw_click_files(tmp_path_factory, n_lines, changes, packed):
+    path = tmp_path_factory.mktemp("fuzz") / ("clicks.dat.gz" if packed else "clicks.dat")
+    content = damaged(f"{RAW_LINE}\n" * n_lines, changes)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    space = r"[ \t]*"
+    rows = by_hand(content, rf"{space}(-?[0-9]+){space},([^,]*),{space}(-?[0-9]+){space},[^,]*")
+    try:
+        clicks = read_raw_clicks(path)
+    except UserError as error:
+        one_sentence(error, path)
+    else:
+        assert None not in rows
+        assert [(int(row[0]), int(row[2])) for row in rows] == list(
+            zip(clicks.session.tolist(), clicks.item.tolist(), strict=True)
+        )
+    try:
+        usable = read_raw_clicks(path, skip_bad_lines=True)
+    except UserError as error:
+        assert "holds no clicks" in str(error)
+    else:
+        good = [(int(row[0]), int(row[2])) for row in rows if row]
+        assert 0 < len(usable) <= len(good)
+        assert set(zip(usable.session.tolist(), usable.item.tolist(), strict=True)) <= set(good)
+
+
+@fuzz
+@given(st.integers(1, 4), edits)
+def test_prepared_click_files(tmp_path_factory, n_lines, changes):
+    path = tmp_path_factory.mktemp("fuzz") / "clicks.txt"
+    content = damaged("SessionID,ItemID,Time\n" + f"{PREPARED_LINE}\n" * n_lines, changes)
+    path.write_bytes(content)
+    try:
+        clicks = read_clicks(path)
+    except UserError as error:
+        one_sentence(error, path)
+    else:
+        assert len(clicks) > 0
+        assert (np.abs(clicks.time) < 10**15).all()
+
+
+@fuzz
+@given(st.binary(max_size=200))
+def test_files_of_anything(tmp_path_factory, content):
+    folder = tmp_path_factory.mktemp("fuzz")
+    for name, read in (("a.dat", read_raw_clicks), ("a.gz", read_raw_clicks), ("a.txt", read_clicks)):
+        (folder / name).write_bytes(content)
+        with pytest.raises(UserError) as caught:
+            read(folder / name)
+        one_sentence(caught.value, folder / name)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A checkpoint within an epoch, and the flags and files to go on from it."""
+    folder = tmp_path_factory.mktemp("run")
+    files = split(synthetic_clicks(n_sessions=400, n_items=30, n_days=4, seed=0))
+    write_click_files({folder / name: files[name] for name in (TRAIN_ONLY, VALID)})
+    flags = {"data_folder": str(folder), "hidden_size": 3, "device": "cpu", "momentum": 0.1, "k_eval": [5]}
+    run = TrainingRun(training_parameters(flags))
+    run.progress.hidden, run.progress.step, run.progress.n_clicks = run.model.initial_hidden(50), 3, 150
+    path = RunFolder.create(folder).write_checkpoint(run.checkpoint(0, run.progress))
+    return path, flags
+
+
+def load(path: Path, flags: dict) -> TrainingRun:
+    """Everything that evaluating and resuming do with a checkpoint before the first step."""
+    checkpoint = read_checkpoint(path)
+    parameters = saved_parameters(checkpoint, path)
+    run = TrainingRun(resumed_parameters(parameters, flags | {"load_model": str(path)}), checkpoint)
+    restored_model(run.parameters, checkpoint)
+    return run
+
+
+@fuzz
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["flip", "cut", "insert", "zero", "swap"]))
+def test_damaged_bytes_of_a_checkpoint(tmp_path_factory, saved, seed, damage):
+    path, flags = saved
+    expected = load(path, flags).model.state_dict()
+    rng = random.Random(seed)
+    content = bytearray(path.read_bytes())
+    position, length = rng.randrange(len(content)), rng.randrange(1, 40)
+    if damage == "flip":
+        content[position] ^= 1 << rng.randrange(8)
+    elif damage == "cut":
+        del content[position:]
+    elif damage == "insert":
+        content[position:position] = rng.randbytes(length)
+    elif damage == "zero":
+        content[position : position + length] = bytes(len(content[position : position + length]))
+    else:
+        content[position : position + length] = content[: len(content[position : position + length])]
+    hurt = tmp_path_factory.mktemp("fuzz") / "model.pt"
+    hurt.write_bytes(content)
+    try:
+        weights = load(hurt, flags).model.state_dict()
+    except UserError as error:
+        one_sentence(error, hurt)
+    else:  # the damage hit bytes that mean nothing
+        assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+JUNK = (None, -1, 0, 10**9, 2**70, 1.5, float("nan"), "", "x", [], {}, [[1]], True, torch.zeros(0), torch.zeros(2, 3))
+
+
+def places(value, path=()):
+    """The keys that lead to every part of nested dicts and lists."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    else:
+        items = list(enumerate(value)) if isinstance(value, list) else []
+    for key, part in items:
+        yield (*path, key)
+        yield from places(part, (*path, key))
+
+
+@fuzz
+@given(st.integers(0, 10**6), st.integers(0, len(JUNK) - 1), st.booleans())
+def test_whole_checkpoints_with_wrong_content(tmp_path_factory, saved, place, junk, delete):
+    path, flags = saved
+    checkpoint = copy.deepcopy(read_checkpoint(path))
+    all_places = list(places(checkpoint))
+    *way, last = all_places[place % len(all_places)]
+    parent = checkpoint
+    for key in way:
+        parent = parent[key]
+    if delete:
+        del parent[last]
+    else:
+        parent[last] = JUNK[junk]
+    content = io.BytesIO()
+    torch.save(checkpoint, content)
+    wrong = tmp_path_factory.mktemp("fuzz") / "model.pt"
+    wrong.write_bytes(content.getvalue())
+    try:
+        run = load(wrong, flags)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert run.model.output_embedding.shape == (len(run.index), 3)
+        RunFolder.create(wrong.parent).write_metrics(run.history)
+
+
+def test_the_list_of_places_reaches_into_everything(saved):
+    found = set(places(read_checkpoint(saved[0])))
+    assert {(name,) for name in runfolder.CONTENT} <= found
+    assert ("parameters", "lr") in found
+    assert ("optimizer", "state", "output_embedding", 0) in found
+    assert ("within_epoch", "hidden") in found

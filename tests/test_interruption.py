@@ -1,0 +1,223 @@
+"""Real processes killed at random moments, full disks, read-only trees: nothing is lost, nothing half written."""
+
+import csv
+import os
+import random
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from interruption import Interrupted, StopRequest
+from preprocessing import TRAIN_ONLY, VALID
+
+SETTING = (
+    "--loss_type CrossEntropy --constrained_embedding --hidden_size 8 --batch_size 8 --dropout_hidden 0.3 --lr 0.1 "
+    "--momentum 0.2 --n_sample 16 --logq 1 --device cpu --n_epochs 3 --save_every 40"
+).split()
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Prepared files of some 800 steps an epoch at batch size 8."""
+    folder = tmp_path_factory.mktemp("data")
+    for script, *flags in (
+        ("synthetic.py", "--output", "clicks.dat", "--n_sessions", "5000", "--n_items", "80", "--n_days", "5"),
+        ("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "."),
+    ):
+        subprocess.run([sys.executable, ROOT / script, *flags], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def start(tmp_path, *flags, **options):
+    command = [sys.executable, "-u", str(ROOT / "main.py"), *map(str, flags)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, **pipes, **options)
+
+
+def finish(process, expect=0):
+    printed, complaints = process.communicate(timeout=240)
+    assert process.returncode == expect, printed + complaints
+    return printed, complaints
+
+
+def wait_for_training(process):
+    """Read what the process prints until it trains."""
+    for line in process.stdout:
+        if line.startswith("run folder"):
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def final_state(folder):
+    checkpoint = torch.load(folder / "model_00002.pt", weights_only=True)
+    tensors = dict(checkpoint["model"])
+    for name, state in checkpoint["optimizer"]["state"].items():
+        tensors |= {f"{name} {i}": tensor for i, tensor in enumerate(state)}
+    with open(folder / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    figures = [{name: row[name] for name in row if name not in ("seconds", "clicks_per_second")} for row in rows]
+    return tensors, figures
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    finish(start(folder, *SETTING, "--data_folder", data))
+    (run,) = (folder / "checkpoint").iterdir()
+    return final_state(run)
+
+
+def test_a_run_killed_a_dozen_times_ends_as_if_it_never_was(data, uninterrupted, tmp_path):
+    rng = random.Random(20)
+    line = [*SETTING, "--data_folder", data, "--resume"]
+    expected_code = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+    kills, stops = 0, 0
+    for _ in range(60):
+        process = start(tmp_path, *line)
+        wait_for_training(process)
+        if kills < 12:
+            how = rng.choice(list(expected_code))
+            time.sleep(rng.uniform(0, 0.35))
+            process.send_signal(how)
+            printed, _ = process.communicate(timeout=60)
+            if process.returncode == expected_code[how]:
+                kills += 1
+                if how != signal.SIGKILL and "everything is saved" in printed:
+                    stops += 1
+                continue
+        else:
+            process.communicate(timeout=240)
+        assert process.returncode == 0
+        break
+    assert kills >= 8, f"only {kills} kills: the run is too short for this test"
+    assert stops > 0
+    runs = list((tmp_path / "checkpoint").iterdir())
+    (run,) = [run for run in runs if (run / "model_00002.pt").exists()]
+    tensors, figures = final_state(run)
+    expected_tensors, expected_figures = uninterrupted
+    assert figures == expected_figures
+    assert tensors.keys() == expected_tensors.keys()
+    assert all(torch.equal(tensors[name], expected_tensors[name]) for name in tensors)
+    assert not (run / "partial.pt").exists()
+    again, _ = finish(start(tmp_path, *line))
+    assert "has 3 epochs already" in again
+
+
+def test_a_signal_saves_and_says_how_to_go_on(data, uninterrupted, tmp_path):
+    process = start(tmp_path, *SETTING, "--data_folder", data, "--save_every", 100000)
+    wait_for_training(process)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = finish(process, expect=143)
+    command = printed.strip().splitlines()[-1].partition("go on with: python main.py ")[2].split()
+    assert command[0] == "--load_model"
+    assert command[1].endswith("partial.pt")
+    finish(start(tmp_path, *command, "--checkpoint_dir", "rest"))
+    (run,) = (tmp_path / "rest").iterdir()
+    tensors, figures = final_state(run)
+    assert figures == uninterrupted[1]
+    assert all(torch.equal(tensors[name], uninterrupted[0][name]) for name in tensors)
+
+
+def test_resume_passes_over_a_damaged_checkpoint(data, uninterrupted, tmp_path):
+    finish(start(tmp_path, *SETTING, "--data_folder", data, "--n_epochs", 2))
+    (run,) = (tmp_path / "checkpoint").iterdir()
+    newest = run / "model_00001.pt"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    _, complaints = finish(start(tmp_path, *SETTING, "--data_folder", data, "--resume"))
+    assert "model_00001.pt is damaged" in complaints
+    tensors, figures = final_state(run)
+    assert figures == uninterrupted[1]
+    assert all(torch.equal(tensors[name], uninterrupted[0][name]) for name in tensors)
+
+
+def test_resume_refuses_other_parameters_and_a_second_checkpoint(data, tmp_path):
+    line = [*SETTING, "--data_folder", data, "--n_epochs", 1]
+    finish(start(tmp_path, *line))
+    _, complaints = finish(start(tmp_path, *line, "--resume", "--n_epochs", 2, "--lr", 0.5), expect=2)
+    assert "--lr 0.5 differs from the checkpoint's 0.1" in complaints
+    _, complaints = finish(start(tmp_path, *line, "--resume", "--load_model", "x.pt"), expect=2)
+    assert "--resume finds the checkpoint by itself" in complaints
+
+
+def limit_file_size(n_bytes):
+    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(data, tmp_path):
+    line = [*SETTING, "--data_folder", data]
+    finish(start(tmp_path, *line, "--n_epochs", 1))
+    (run,) = (tmp_path / "checkpoint").iterdir()
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.suffix == ".pt"}
+    process = start(tmp_path, *line, "--resume", preexec_fn=limit_file_size(10_000))
+    _, complaints = finish(process, expect=2)
+    last = complaints.strip().splitlines()[-1]
+    assert last.startswith("error: cannot write ")
+    assert "File too large" in last
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.suffix == ".pt"} == before
+    assert not list(run.glob(".*"))
+
+
+def test_a_full_disk_leaves_no_half_of_the_prepared_files(data, tmp_path):
+    command = [sys.executable, ROOT / "preprocessing.py", "--clicks", data / "clicks.dat", "--data_folder", tmp_path]
+    options = {"capture_output": True, "text": True, "env": ENVIRONMENT}
+    process = subprocess.run(command, preexec_fn=limit_file_size(100_000), **options)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: cannot write ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_source_tree_will_do(data, tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tree)
+    for path in (*tree.iterdir(), tree):
+        path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    if os.access(tree, os.W_OK):
+        pytest.skip("this user may write even where permissions say no")
+    flags = ["--data_folder", data, "--checkpoint_dir", tmp_path / "elsewhere", "--n_epochs", 1, "--hidden_size", 4]
+    process = subprocess.run([sys.executable, tree / "main.py", *map(str, flags)], cwd=tree, env=ENVIRONMENT)
+    tree.chmod(0o755)
+    assert process.returncode == 0
+    assert list((tmp_path / "elsewhere").glob("*/model_00000.pt"))
+
+
+def test_handlers_are_put_back_and_the_first_signal_is_only_noted():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        stop.raise_if_asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="SIGTERM") as caught:
+            stop.raise_if_asked()
+    assert caught.value.exit_code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_second_signal_ends_the_process_at_once(data, tmp_path):
+    program = (
+        "import os, signal\nfrom interruption import StopRequest\n"
+        "with StopRequest():\n    os.kill(os.getpid(), signal.SIGINT)\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('still here')\n"
+    )
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == -signal.SIGINT
+    assert process.stdout == ""
+
+
+def test_files_of_missing_data_are_named_before_a_run_folder_is_made(tmp_path):
+    _, complaints = finish(start(tmp_path, "--data_folder", "nowhere"), expect=2)
+    assert TRAIN_ONLY in complaints
+    assert not (tmp_path / "checkpoint").exists()
+    assert VALID not in complaints
