@@ -114,6 +114,27 @@ def test_a_resumed_run_is_bit_identical(prepared, run_script, tmp_path, setting)
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_checkpoints_move_between_devices_and_deterministic_runs_repeat(prepared, run_script, tmp_path):
+    on_cuda = [*SETTING[:-1], "cuda", "--deterministic"]
+    run_script("main.py", *on_cuda, "--n_epochs", 2, "--checkpoint_dir", "whole")
+    run_script("main.py", *on_cuda, "--n_epochs", 1, "--checkpoint_dir", "half")
+    first = only_run_folder(tmp_path, "half") / "model_00000.pt"
+    run_script("main.py", "--load_model", first, "--n_epochs", 2, "--checkpoint_dir", "rest")
+    expected = weights(only_run_folder(tmp_path, "whole") / "model_00001.pt")
+    resumed = weights(only_run_folder(tmp_path, "rest") / "model_00001.pt")
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
+
+    figures = [
+        re.findall(r"[\d.]+$", run_script("main.py", "--is_eval", "--load_model", first, "--device", device).stdout)
+        for device in ("cpu", "cuda")
+    ]
+    assert float(figures[0][0]) == pytest.approx(float(figures[1][0]), abs=1e-3)
+    run_script("main.py", "--load_model", first, "--n_epochs", 2, "--device", "cpu", "--checkpoint_dir", "on_cpu")
+    (on_cpu,) = (tmp_path / "on_cpu").glob("*/model_00001.pt")
+    run_script("main.py", "--load_model", on_cpu, "--n_epochs", 3, "--device", "cuda", "--checkpoint_dir", "back")
+
+
 def test_every_optimizer_and_activation_runs(prepared, run_script, tmp_path):
     common = ["--n_epochs", 1, "--hidden_size", 8, "--lr", 0.01]
     for optimizer in ("RMSProp", "Adadelta", "SparseAdam", "SGD"):
