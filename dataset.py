@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clickfile import Clicks, read_clicks, session_offsets
 from errors import UserError
+from preprocessing import drop_short_sessions
 
 BLOCK_STEPS = 512  # a block is a copy to the device: large enough to be rare, small enough to stay in a cache
 
@@ -80,7 +81,7 @@ def read_sessions(path: Path) -> Clicks:
     """
     if not path.is_file():
         raise UserError(f"no file {path}: write it with preprocessing.py, or name another with --data_folder")
-    clicks = _without_single_clicks(read_clicks(path).sorted())
+    clicks = drop_short_sessions(read_clicks(path).sorted())
     if len(clicks) == 0:
         raise UserError(f"{path} holds no session of two clicks, so there is nothing to predict")
     return clicks
@@ -100,12 +101,10 @@ def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) ->
         The sessions, and how many clicks were dropped.
     """
     items = index.encode(clicks.item)
-    known = items >= 0
-    if not known.all():
-        kept = _without_single_clicks(clicks.select(known))
+    kept = clicks
+    if (unknown := items < 0).any():
+        kept = drop_short_sessions(clicks.select(~unknown))
         items = index.encode(kept.item)
-    else:
-        kept = clicks
     offsets = session_offsets(kept.session)
     if time_sort:
         order = np.argsort(kept.time[offsets[:-1]], kind="stable")
@@ -113,11 +112,6 @@ def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) ->
         click_order = np.repeat(offsets[:-1][order], lengths) + _positions_within(lengths)
         items, offsets = items[click_order], np.concatenate(([0], np.cumsum(lengths)))
     return Sessions(items, offsets), len(clicks) - len(kept)
-
-
-def _without_single_clicks(clicks: Clicks) -> Clicks:
-    lengths = np.diff(session_offsets(clicks.session))
-    return clicks.select(np.repeat(lengths > 1, lengths))
 
 
 def _positions_within(lengths: np.ndarray) -> np.ndarray:
