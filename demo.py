@@ -8,11 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from baselines import Popularity
 from dataset import ItemIndex, encode_sessions, read_sessions
 from errors import UserError, run_script
-from evaluation import evaluate_popularity
 from preprocessing import TEST, TRAIN_FULL
-from runfolder import read_checkpoint
 
 FOLDER = Path("data/demo")
 SETTING = (
@@ -49,10 +48,11 @@ def main() -> None:
     measured = run("main.py", "--is_eval", "--load_model", checkpoint, capture=True)
     print(measured, end="")
 
-    saved = read_checkpoint(checkpoint)
-    index = ItemIndex(saved["item_ids"].numpy())
+    clicks = read_sessions(FOLDER / TRAIN_FULL)
+    index = ItemIndex.of(clicks)
+    train, _ = encode_sessions(clicks, index)
     sessions, _ = encode_sessions(read_sessions(FOLDER / TEST), index)
-    popular = evaluate_popularity(saved["support"], sessions)
+    popular = Popularity(train, len(index)).evaluate(sessions)
     print(f"\nOn {sessions.n_transitions:,} next clicks of the last day, among {len(index):,} items:")
     print(f"  the most popular items   {popular.line(20)}")
     print(f"  GRU4Rec                  {measured.strip()}")

@@ -126,18 +126,3 @@ def evaluate(
     finally:
         model.train(was_training)
     return metrics_of_ranks(ranks, ks)
-
-
-def evaluate_popularity(
-    support: Tensor, sessions: Sessions, ks: Iterable[int] = (20,), tie_breaking: str = "standard"
-) -> Metrics:
-    """POP ([1], "Baselines"): recommend the items most clicked in training, always the same.
-
-    Args:
-        support: ``[n_items]`` how often each item was clicked in training.
-    """
-
-    def score_step(block: Block, k: int) -> Tensor:
-        return support.expand(block.alive[k], -1)
-
-    return metrics_of_ranks(rank_next_clicks(score_step, sessions, tie_breaking, support.device), ks)

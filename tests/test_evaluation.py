@@ -7,7 +7,7 @@ from conftest import make_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation import evaluate, evaluate_popularity, metrics_of_ranks, ranks_of_targets
+from evaluation import evaluate, metrics_of_ranks, ranks_of_targets
 from model import GRU4Rec
 
 
@@ -81,16 +81,6 @@ def test_evaluation_is_that_of_a_loop_whatever_the_batch_size(batch_size, tie_br
         assert metrics.recall[k] == np.mean(ranks <= k)
         assert metrics.mrr[k] == pytest.approx(np.mean(np.where(ranks <= k, 1 / ranks, 0)))
     assert model.training
-
-
-def test_popularity_ranks_by_support():
-    sessions = [[0, 1, 2], [1, 2], [2, 0]]
-    encoded, _ = make_sessions(sessions)
-    support = torch.tensor([5, 9, 7])
-    # next clicks 1, 2, 2, 0 have the ranks 1, 2, 2, 3
-    metrics = evaluate_popularity(support, encoded, (1, 2, 3))
-    assert metrics.recall == {1: 1 / 4, 2: 3 / 4, 3: 1}
-    assert metrics.mrr[3] == pytest.approx((1 + 1 / 2 + 1 / 2 + 1 / 3) / 4)
 
 
 def test_a_broken_model_is_not_called_perfect():

@@ -1,0 +1,117 @@
+"""The baselines against loops over sessions written from the paper's definitions."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_sessions
+
+from baselines import BASELINES, BPRMF, ItemKNN, MarkovChain, Popularity, SessionPopularity
+
+N_ITEMS = 14
+
+
+def random_sessions(seed, n_sessions=80):
+    rng = np.random.default_rng(seed)
+    drawn = [rng.zipf(1.6, rng.integers(2, 9)) % N_ITEMS for _ in range(n_sessions)]
+    return [list(range(N_ITEMS))] + [session.tolist() for session in drawn]  # the first one knows every item
+
+
+TRAIN, TEST = random_sessions(0), random_sessions(1, 25)
+
+
+def support(item):
+    return sum(session.count(item) for session in TRAIN)
+
+
+def n_sessions_with(*items):
+    return sum(all(item in session for item in items) for session in TRAIN)
+
+
+def pop(so_far, item):
+    return (support(item),)
+
+
+def s_pop(so_far, item):
+    return so_far.count(item), support(item)
+
+
+def item_knn(so_far, item):
+    current = so_far[-1]
+    if item == current:
+        return 0, support(item)
+    norm = math.sqrt((n_sessions_with(current) + 20) * (n_sessions_with(item) + 20))
+    return round(n_sessions_with(current, item) / norm, 12), support(item)
+
+
+def markov(so_far, item):
+    pairs = Counter(pair for session in TRAIN for pair in zip(session[:-1], session[1:], strict=True))
+    return pairs[so_far[-1], item], support(item)
+
+
+def rank_by_hand(score, so_far, target):
+    of_target = score(so_far, target)
+    return 1 + sum(score(so_far, item) > of_target for item in range(N_ITEMS) if item != target)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "score"),
+    [(Popularity, pop), (SessionPopularity, s_pop), (ItemKNN, item_knn), (MarkovChain, markov)],
+)
+def test_ranks_are_those_of_the_definition(baseline, score):
+    train, index = make_sessions(TRAIN)
+    test = make_sessions(random_sessions(1, 25))[0]
+    assert index.ids.tolist() == list(range(N_ITEMS))
+    metrics = baseline(train, N_ITEMS).evaluate(test, (1, 3, 5))
+    ranks = np.array(
+        [rank_by_hand(score, session[: i + 1], session[i + 1]) for session in TEST for i in range(len(session) - 1)]
+    )
+    assert metrics.n_events == len(ranks)
+    for k in (1, 3, 5):
+        assert metrics.recall[k] == pytest.approx(np.mean(ranks <= k))
+        assert metrics.mrr[k] == pytest.approx(np.mean(np.where(ranks <= k, 1 / ranks, 0)))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_second_evaluation_is_the_first(name):
+    train, test = make_sessions(TRAIN)[0], make_sessions(TEST)[0]
+    baseline = BASELINES[name](train, N_ITEMS)
+    assert baseline.evaluate(test) == baseline.evaluate(test)
+
+
+def test_item_knn_keeps_the_nearest_only_and_never_the_item_itself(monkeypatch):
+    monkeypatch.setattr(ItemKNN, "n_neighbours", 3)
+    monkeypatch.setattr("baselines.ITEM_CHUNK", 4)
+    knn = ItemKNN(make_sessions(TRAIN)[0], N_ITEMS)
+    for item in range(N_ITEMS):
+        row = slice(knn.starts[item], knn.starts[item + 1])
+        similarity = {other: item_knn([item], other)[0] for other in range(N_ITEMS) if other != item}
+        third_nearest = sorted(similarity.values())[-3]
+        kept = knn.columns[row].tolist()
+        assert len(kept) == 3
+        assert all(similarity[other] >= third_nearest for other in kept)
+        assert sorted(kept, key=lambda other: similarity[other])[-1] == kept[int(knn.values[row].argmax())]
+
+
+def test_bpr_mf_scores_by_the_mean_of_the_sessions_items():
+    baseline = BPRMF(make_sessions(TRAIN)[0], N_ITEMS)
+    one, zero = torch.tensor([True]), torch.tensor([0])
+    baseline.scores(torch.tensor([3]), one, zero)
+    scores = baseline.scores(torch.tensor([5]), ~one, zero)
+    expected = (baseline.factors[3] + baseline.factors[5]) / 2 @ baseline.factors.T
+    torch.testing.assert_close(scores[0], expected)
+
+
+def test_bpr_mf_learns_which_items_go_together(monkeypatch):
+    """Two groups of items that never meet in a session: the other group must rank last."""
+    monkeypatch.setattr(BPRMF, "learning_rate", 0.2)
+    monkeypatch.setattr(BPRMF, "batch_size", 16)
+    rng = np.random.default_rng(0)
+    sessions = [list(range(14))] + [(rng.integers(0, 7, 5) + 7 * (s % 2)).tolist() for s in range(600)]
+    baseline = BPRMF(make_sessions(sessions)[0], N_ITEMS)
+    for item in range(N_ITEMS):
+        scores = baseline.scores(torch.tensor([item]), torch.tensor([True]), torch.tensor([0]))[0]
+        same_group = torch.arange(N_ITEMS) // 7 == item // 7
+        assert scores[same_group].min() > scores[~same_group].max()
