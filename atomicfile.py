@@ -18,6 +18,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         UserError: the file cannot be written (no such folder, no permission, no space).
     """
+    if path.is_dir():
+        raise UserError(f"cannot write {path}: it is a folder")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:

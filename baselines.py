@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dataset import Block, Sessions
-from evaluation import Metrics, metrics_of_ranks, rank_next_clicks
+from dataset import Sessions, Step
+from evaluation import BATCH_SIZE, Metrics, metrics_of_ranks, rank_next_clicks
 
 ITEM_CHUNK = 2048  # items whose co-occurrences are counted at a time
 
@@ -31,39 +31,37 @@ class Baseline(ABC):
     """
 
     def __init__(self, sessions: Sessions, n_items: int):
-        self.n_items = n_items
         support = torch.from_numpy(sessions.support(n_items))
         self.popularity = support / (support.max() + 1)  # [n_items], from 0 to below 1
 
     @abstractmethod
-    def scores(self, inputs: Tensor, starts: Tensor, lanes: Tensor) -> Tensor:
-        """Take the current click of some lanes and score all items.
-
-        Args:
-            inputs: ``[b]`` int64 item indices.
-            starts: ``[b]`` bool, the lane begins a session.
-            lanes: ``[b]`` int64, which lane each row is.
-
-        Returns:
-            ``[b, n_items]``, the higher the better.
-        """
+    def scores(self, step: Step) -> Tensor:
+        """Take the current click of every live lane and score all items: ``[b, n_items]``, the higher the better."""
 
     def evaluate(self, sessions: Sessions, ks: Iterable[int] = (20,), tie_breaking: str = "standard") -> Metrics:
         """Recall@K and MRR@K on sessions, see :mod:`evaluation`."""
+        return metrics_of_ranks(rank_next_clicks(self.scores, sessions, tie_breaking, torch.device("cpu")), ks)
 
-        def score_step(block: Block, k: int) -> Tensor:
-            n_alive = block.alive[k]
-            lanes = torch.arange(n_alive) if block.lanes is None else block.lanes[k, :n_alive]
-            return self.scores(block.inputs[k, :n_alive], block.starts[k, :n_alive], lanes)
 
-        return metrics_of_ranks(rank_next_clicks(score_step, sessions, tie_breaking, torch.device("cpu")), ks)
+class _PerLane:
+    """A row of numbers for every lane, zero when a session begins."""
+
+    def __init__(self, n_columns: int):
+        self.rows = torch.zeros(BATCH_SIZE, n_columns)
+
+    def add(self, step: Step, columns: Tensor | slice, amount: Tensor | float) -> Tensor:
+        """Add to some columns of the step's lanes, and return their rows ``[b, n_columns]``."""
+        lanes = torch.arange(len(step.inputs)) if isinstance(step.lanes, slice) else step.lanes
+        self.rows[lanes[step.starts]] = 0
+        self.rows[lanes, columns] += amount
+        return self.rows[lanes]
 
 
 class Popularity(Baseline):
     """POP ([1], "Baselines"): the items most clicked in training, always the same."""
 
-    def scores(self, inputs: Tensor, starts: Tensor, lanes: Tensor) -> Tensor:
-        return self.popularity.expand(len(inputs), -1)
+    def scores(self, step: Step) -> Tensor:
+        return self.popularity.expand(len(step.inputs), -1)
 
 
 class SessionPopularity(Baseline):
@@ -71,15 +69,10 @@ class SessionPopularity(Baseline):
 
     def __init__(self, sessions: Sessions, n_items: int):
         super().__init__(sessions, n_items)
-        self.counts = torch.zeros(0, n_items)
+        self.counts = _PerLane(n_items)
 
-    def scores(self, inputs: Tensor, starts: Tensor, lanes: Tensor) -> Tensor:
-        n_new_lanes = int(lanes.max()) + 1 - len(self.counts)
-        if n_new_lanes > 0:
-            self.counts = torch.cat((self.counts, torch.zeros(n_new_lanes, self.n_items)))
-        self.counts[lanes[starts]] = 0
-        self.counts[lanes, inputs] += 1
-        return self.counts[lanes] + self.popularity
+    def scores(self, step: Step) -> Tensor:
+        return self.counts.add(step, step.inputs, 1) + self.popularity
 
 
 class _NextFromCurrent(Baseline):
@@ -107,7 +100,8 @@ class _NextFromCurrent(Baseline):
     def fit(self, sessions: Sessions, n_items: int) -> sp.spmatrix:
         """The matrix; row i holds the scores after a click on i, absent ones are zero."""
 
-    def scores(self, inputs: Tensor, starts: Tensor, lanes: Tensor) -> Tensor:
+    def scores(self, step: Step) -> Tensor:
+        inputs = step.inputs
         scores = self.popularity.repeat(len(inputs), 1)
         n_stored = self.starts[inputs + 1] - self.starts[inputs]
         row = torch.repeat_interleave(torch.arange(len(inputs)), n_stored)
@@ -182,8 +176,7 @@ class BPRMF(Baseline):
     def __init__(self, sessions: Sessions, n_items: int, seed: int = 22):
         super().__init__(sessions, n_items)
         self.factors = self._fit(sessions, n_items, torch.Generator().manual_seed(seed))
-        self.sums = torch.zeros(0, self.n_factors)
-        self.counts = torch.zeros(0, 1)
+        self.sums = _PerLane(self.n_factors + 1)  # of the factors of a session's items, and how many they are
 
     def _fit(self, sessions: Sessions, n_items: int, generator: torch.Generator) -> Tensor:
         items = torch.from_numpy(sessions.items.astype(np.int64))
@@ -201,16 +194,12 @@ class BPRMF(Baseline):
                 of_items.index_add_(0, negative, -step * user)
         return of_items
 
-    def scores(self, inputs: Tensor, starts: Tensor, lanes: Tensor) -> Tensor:
-        n_new_lanes = int(lanes.max()) + 1 - len(self.sums)
-        if n_new_lanes > 0:
-            self.sums = torch.cat((self.sums, torch.zeros(n_new_lanes, self.n_factors)))
-            self.counts = torch.cat((self.counts, torch.zeros(n_new_lanes, 1)))
-        self.sums[lanes[starts]] = 0
-        self.counts[lanes[starts]] = 0
-        self.sums[lanes] += self.factors[inputs]
-        self.counts[lanes] += 1
-        return (self.sums[lanes] / self.counts[lanes]) @ self.factors.T
+    def scores(self, step: Step) -> Tensor:
+        ones = torch.ones(len(step.inputs), 1)
+        sums, counts = self.sums.add(step, slice(None), torch.cat((self.factors[step.inputs], ones), dim=1)).split(
+            (self.n_factors, 1), dim=1
+        )
+        return (sums / counts) @ self.factors.T
 
 
 BASELINES = {

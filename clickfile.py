@@ -10,7 +10,6 @@ Both are read plain or gzipped (``.gz``). A line that does not fit is refused wi
 import gzip
 import io
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from atomicfile import atomic_write
-from errors import UserError
+from errors import UserError, warn
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,9 @@ def _is_integer(text: str) -> bool:
     return bool(re.fullmatch(r"-?[0-9]{1,19}", text)) and -(2**63) <= int(text) < 2**63
 
 
-def _is_decimal(text: str) -> bool:
-    return bool(re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", text))
+def _is_seconds(text: str) -> bool:
+    decimal = re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", text)
+    return bool(decimal) and abs(float(text)) < MOST_SECONDS
 
 
 def _is_timestamp(text: str) -> bool:
@@ -54,11 +54,16 @@ def _is_timestamp(text: str) -> bool:
 
 
 _INTEGER = _Field(pa.int64(), "an integer of at most 64 bits", _is_integer)
-_SECONDS = _Field(pa.float64(), "seconds since the epoch", _is_decimal)
+_SECONDS = _Field(pa.float64(), "seconds since the epoch", _is_seconds)
 _TIMESTAMP = _Field(pa.timestamp("ms", "UTC"), "a time such as 2014-04-07T10:51:09.277Z", _is_timestamp)
 
 RAW_COLUMNS = {"session": _INTEGER, "timestamp": _TIMESTAMP, "item": _INTEGER, "category": None}
 PREPARED_COLUMNS = {"SessionID": _INTEGER, "ItemID": _INTEGER, "Time": _SECONDS}
+
+
+MOST_SECONDS = 1e12  # past the year 30000
+LONGEST_LINE = 10_000  # characters; Arrow has a limit, too
+DAY = 86_400_000  # in milliseconds, the unit of all times
 
 
 @dataclass(frozen=True)
@@ -132,10 +137,8 @@ def read_clicks(path: Path) -> Clicks:
         raise UserError(f"{path}, line 1: the header lacks {', '.join(missing)}; expected {','.join(PREPARED_COLUMNS)}")
     table = _read_columns(path, PREPARED_COLUMNS, names, has_header=True)
     seconds = table["Time"].to_numpy()
-    usable = np.abs(seconds) < 1e12  # false for NaN and infinity; 1e12 s is past the year 30000
-    if not usable.all():
-        row = int(np.argmin(usable))
-        raise UserError(f"{path}, line {row + 2}: Time is {seconds[row]}, expected {_SECONDS.expected}")
+    if not (np.abs(seconds) < MOST_SECONDS).all():  # NaN and infinity are not, either
+        raise UserError(f"{path}, line {next(_line_problems(path, names, PREPARED_COLUMNS, has_header=True))}")
     return Clicks(
         session=table["SessionID"].to_numpy(),
         item=table["ItemID"].to_numpy(),
@@ -214,7 +217,11 @@ class _HexWatch(io.RawIOBase):
 def _line_problems(
     path: Path, names: Sequence[str], fields: dict[str, _Field | None], has_header: bool
 ) -> Iterator[str]:
-    """'NUMBER: what is wrong' of every line that is not a click; 'is empty' where a file has no line at all."""
+    """'NUMBER: what is wrong' of every line that is not a click.
+
+    Raises:
+        UserError: there are no lines.
+    """
     number = 0
     for number, line in enumerate(_lines(path), start=1):
         if number > has_header and (problem := _line_problem(line, names, fields)):
@@ -234,7 +241,7 @@ def _usable_lines(path: Path, names: Sequence[str], fields: dict[str, _Field | N
             usable.write(f"{line}\n".encode())
     if usable.tell() == 0:
         raise UserError(f"{path} holds no clicks")
-    print(f"warning: {path}: skipped {n_bad:,} lines that are not clicks; {first_problem}", file=sys.stderr)
+    warn(f"{path}: skipped {n_bad:,} lines that are not clicks; {first_problem}")
     usable.seek(0)
     return usable
 
@@ -243,6 +250,8 @@ def _line_problem(line: str, names: Sequence[str], fields: dict[str, _Field | No
     """What keeps a line from being a click, in words, or None. An empty line is no click and no problem."""
     if not line:
         return None
+    if len(line) > LONGEST_LINE:
+        return f"it has {len(line):,} characters"
     values = line.split(",")
     if len(values) != len(names):
         return f"expected {len(names)} columns ({','.join(names)}), found {_shown(line)}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapreplace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -73,7 +74,7 @@ class Sessions:
         return np.bincount(self.items, minlength=n_items)
 
 
-def read_sessions(path: Path) -> Clicks:
+def read_session_clicks(path: Path) -> Clicks:
     """Read a prepared click file and bring every session together, its clicks in the order of time.
 
     Raises:
@@ -93,7 +94,7 @@ def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) ->
     Clicks on items that the index lacks are dropped, then sessions of one click: a model has no score for such an item.
 
     Args:
-        clicks: as :func:`read_sessions` gives them.
+        clicks: as :func:`read_session_clicks` gives them.
         index: the items that the model knows.
         time_sort: feed the oldest session (by its first click) first; otherwise by session id.
 
@@ -119,42 +120,52 @@ def _positions_within(lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-@dataclass
-class Block:
-    """Consecutive steps of session-parallel mini-batches over ``B`` lanes.
-
-    The live lanes of a step come first, in lane order; ``alive[k]`` of them, and what stands behind them is padding.
+class Step(NamedTuple):
+    """One mini-batch: the b live lanes, in lane order.
 
     Attributes:
-        first_step: the step of the epoch that the first row is.
-        alive: ``[K]`` how many lanes live, on the host.
-        inputs: ``[K, B]`` int64, the item index of each lane's current click.
-        targets: ``[K, B]`` int64, that of its next click.
-        starts: ``[K, B]`` bool, the lane begins a session: its hidden state is zero.
-        lanes: ``[K, B]`` int64, which lane each column is, or None while all lanes live.
+        inputs: ``[b]`` int64, the item index of each lane's current click.
+        targets: ``[b]`` int64, that of its next click.
+        starts: ``[b]`` bool, the lane begins a session: its hidden state is zero.
+        lanes: ``[b]`` int64, which lane each is; a slice of all while all live, which indexes without a copy.
     """
 
-    first_step: int
-    alive: list[int]
     inputs: Tensor
     targets: Tensor
     starts: Tensor
-    lanes: Tensor | None
+    lanes: Tensor | slice
+
+
+class Block:
+    """Consecutive steps of session-parallel mini-batches over ``B`` lanes.
+
+    Args:
+        first_step: the step of the epoch that the first row is.
+        alive: ``[K]`` how many lanes live in each step, on the host.
+        grid: ``[4, K, B]`` int64: inputs, targets, starts and lanes as in :class:`Step`, padded behind the live ones.
+    """
+
+    def __init__(self, first_step: int, alive: list[int], grid: Tensor):
+        self.first_step = first_step
+        self.alive = alive
+        self.grid = grid
+        self.inputs, self.targets, starts, self.lanes = grid.unbind()
+        self.starts = starts.bool()
 
     def __len__(self) -> int:
         return len(self.alive)
 
+    def step(self, k: int) -> Step:
+        """Row k."""
+        n_alive = self.alive[k]
+        lanes = slice(None) if n_alive == self.grid.shape[2] else self.lanes[k, :n_alive]
+        return Step(self.inputs[k, :n_alive], self.targets[k, :n_alive], self.starts[k, :n_alive], lanes)
+
     def to(self, device: torch.device) -> "Block":
-        """This block on a device; to a GPU, the copies leave from pinned memory and do not wait."""
-
-        def move(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None or device.type == "cpu":
-                return tensor
-            return tensor.pin_memory().to(device, non_blocking=True)
-
-        return Block(
-            self.first_step, self.alive, move(self.inputs), move(self.targets), move(self.starts), move(self.lanes)
-        )
+        """This block on a device; to a GPU it is one copy, from pinned memory, that nothing waits for."""
+        if device.type == "cpu":
+            return self
+        return Block(self.first_step, self.alive, self.grid.pin_memory().to(device, non_blocking=True))
 
 
 class SessionParallelBatches:
@@ -222,28 +233,20 @@ class SessionParallelBatches:
         click = np.repeat(offsets[session], taken) + transition
         cell = np.repeat(first_cell - first_step * n_lanes, taken) + transition * n_lanes
 
-        grid = self.block_steps, n_lanes
-        inputs = np.zeros(grid, dtype=np.int64)
-        targets = np.zeros(grid, dtype=np.int64)
-        starts = np.zeros(grid, dtype=bool)
-        live = np.zeros(grid, dtype=bool)
+        grid = np.zeros((4, self.block_steps, n_lanes), dtype=np.int64)
+        inputs, targets, starts, lanes = grid
+        live = np.zeros((self.block_steps, n_lanes), dtype=bool)
         inputs.flat[cell] = items[click]
         targets.flat[cell] = items[click + 1]
         starts.flat[cell] = transition == 0
+        lanes[:] = np.arange(n_lanes)
         live.flat[cell] = True
 
         alive = live.sum(axis=1)
-        lanes = None
         if alive[-1] < n_lanes:  # live lanes first; lanes never come back, so this happens at the end of an epoch only
-            lanes = np.argsort(~live, axis=1, kind="stable")
-            inputs, targets, starts = (np.take_along_axis(array, lanes, axis=1) for array in (inputs, targets, starts))
+            grid = np.take_along_axis(grid, np.argsort(~live, axis=1, kind="stable")[None], axis=2)
         n_steps = int((alive >= self.min_alive).sum())
-        return Block(
-            first_step,
-            alive[:n_steps].tolist(),
-            *(torch.from_numpy(array[:n_steps]) for array in (inputs, targets, starts)),
-            lanes=None if lanes is None else torch.from_numpy(lanes[:n_steps]),
-        )
+        return Block(first_step, alive[:n_steps].tolist(), torch.from_numpy(grid[:, :n_steps]))
 
 
 class NegativeSampler:
@@ -264,7 +267,7 @@ class NegativeSampler:
         self.n_sample = n_sample
         self.seed = seed
         self.generator = torch.Generator(device)
-        threshold, alias = alias_table(support.astype(np.float64) ** alpha)
+        threshold, alias = alias_table((support / support.max()) ** alpha)
         self.threshold = torch.from_numpy(threshold).to(device)
         self.alias = torch.from_numpy(alias).to(device)
 
@@ -287,7 +290,7 @@ def alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Walker's alias table of a discrete distribution, built as Vose (1991) does.
 
     Args:
-        weights: ``[n]`` float64, positive, of any sum.
+        weights: ``[n]`` float64, not negative, of any sum above 0.
 
     Returns:
         ``threshold`` [n] float64 and ``alias`` [n] int64: draw a column uniformly; it is the result with probability

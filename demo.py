@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from baselines import Popularity
-from dataset import ItemIndex, encode_sessions, read_sessions
-from errors import UserError, run_script
+from dataset import ItemIndex, encode_sessions, read_session_clicks
+from errors import FlagParser, UserError, run_script
 from preprocessing import TEST, TRAIN_FULL
 
 FOLDER = Path("data/demo")
@@ -39,6 +39,7 @@ def run(script: str, *flags: object, capture: bool = False) -> str:
 
 
 def main() -> None:
+    FlagParser(description=__doc__).parse_args()
     clicks, runs = FOLDER / "clicks.dat", FOLDER / "checkpoint"
     run("synthetic.py", "--output", clicks)
     run("preprocessing.py", "--clicks", clicks, "--data_folder", FOLDER)
@@ -48,10 +49,10 @@ def main() -> None:
     measured = run("main.py", "--is_eval", "--load_model", checkpoint, capture=True)
     print(measured, end="")
 
-    clicks = read_sessions(FOLDER / TRAIN_FULL)
+    clicks = read_session_clicks(FOLDER / TRAIN_FULL)
     index = ItemIndex.of(clicks)
     train, _ = encode_sessions(clicks, index)
-    sessions, _ = encode_sessions(read_sessions(FOLDER / TEST), index)
+    sessions, _ = encode_sessions(read_session_clicks(FOLDER / TEST), index)
     popular = Popularity(train, len(index)).evaluate(sessions)
     print(f"\nOn {sessions.n_transitions:,} next clicks of the last day, among {len(index):,} items:")
     print(f"  the most popular items   {popular.line(20)}")

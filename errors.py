@@ -25,6 +25,11 @@ class FlagParser(argparse.ArgumentParser):
         raise UserError(f"{message} (see --help)")
 
 
+def warn(message: str) -> None:
+    """A line on stderr about something that the user should know but need not mend."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def run_script(main: Callable[[], int | None]) -> None:
     """Run a script's ``main`` and leave the process with its exit code, or with 2 after a :class:`UserError`."""
     try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dataset import Block, SessionParallelBatches, Sessions
+from dataset import SessionParallelBatches, Sessions, Step
 from model import GRU4Rec
 
 TIE_BREAKING = ("standard", "conservative", "median")
@@ -73,7 +73,7 @@ def metrics_of_ranks(ranks: Tensor, ks: Iterable[int]) -> Metrics:
 
 
 def rank_next_clicks(
-    score_step: Callable[[Block, int], Tensor],
+    score_step: Callable[[Step], Tensor],
     sessions: Sessions,
     tie_breaking: str,
     device: torch.device,
@@ -82,14 +82,14 @@ def rank_next_clicks(
     """Ranks of all next clicks of ``sessions``, in the order in which session-parallel batches reach them.
 
     Args:
-        score_step: called for every step in order with (block on the device, row of the block); returns the scores
-            ``[b, n_items]`` of the b live lanes, which it may keep a hidden state for.
+        score_step: called with every step in order; returns the scores ``[b, n_items]`` of its live lanes, for which
+            it may keep a state.
     """
     ranks = []
     for block in SessionParallelBatches(sessions, min(batch_size, len(sessions))):
         block = block.to(device)
-        for k, n_alive in enumerate(block.alive):
-            ranks.append(ranks_of_targets(score_step(block, k), block.targets[k, :n_alive], tie_breaking))
+        for step in map(block.step, range(len(block))):
+            ranks.append(ranks_of_targets(score_step(step), step.targets, tie_breaking))
     return torch.cat(ranks)
 
 
@@ -106,17 +106,11 @@ def evaluate(
     Raises:
         FloatingPointError: a weight of the model is NaN or infinite, and its ranks would mean nothing.
     """
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise FloatingPointError(f"{name} holds NaN or infinite values")
+    model.check_finite()
     hidden = model.initial_hidden(min(batch_size, len(sessions)))
 
-    def score_step(block: Block, k: int) -> Tensor:
-        n_alive = block.alive[k]
-        lanes = slice(None) if n_alive == hidden.shape[1] else block.lanes[k, :n_alive]
-        scores, hidden[:, lanes] = model.score_all(
-            block.inputs[k, :n_alive], hidden[:, lanes], block.starts[k, :n_alive]
-        )
+    def score_step(step: Step) -> Tensor:
+        scores, hidden[:, step.lanes] = model.score_all(step.inputs, hidden[:, step.lanes], step.starts)
         return scores
 
     was_training = model.training

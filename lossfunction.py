@@ -8,9 +8,13 @@ their sum divided by the batch size. Below, :math:`r_i` is a lane's score of its
 Papers: [1] Hidasi et al., ICLR 2016; [2] Hidasi & Karatzoglou, CIKM 2018.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]  # scores [b, M] and their items [M] to the loss of every lane [b]
 
 
 def top1(scores: Tensor) -> Tensor:
@@ -75,6 +79,29 @@ def logq_correction(support: Tensor, n_targets: int, sample_alpha: float, logq: 
     """
     log_support = logq * support.log()
     return torch.cat((log_support[:n_targets], sample_alpha * log_support[n_targets:]))
+
+
+def make_loss_function(name: str, bpreg: float, logq: float, sample_alpha: float, support: Tensor) -> LossFunction:
+    """The named loss with its settings bound.
+
+    Args:
+        name: one of ``LOSSES``.
+        support: ``[n_items]`` how often each item was clicked in training.
+    """
+    if name == "CrossEntropy" and logq > 0:
+        support = support.float()
+
+        def corrected_cross_entropy(scores: Tensor, items: Tensor) -> Tensor:
+            return cross_entropy(scores, logq_correction(support[items], len(scores), sample_alpha, logq))
+
+        return corrected_cross_entropy
+    if name == "BPR-max":
+        return lambda scores, items: bpr_max(scores, bpreg)
+    loss_of_scores = LOSSES[name]
+    return lambda scores, items: loss_of_scores(scores)
+
+
+LOSSES = {"TOP1": top1, "BPR": bpr, "CrossEntropy": cross_entropy, "TOP1-max": top1_max, "BPR-max": bpr_max}
 
 
 def _targets(scores: Tensor) -> tuple[Tensor, Tensor]:

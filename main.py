@@ -26,7 +26,17 @@ from trainingrun import (
 
 
 def main() -> int:
-    flags = parse_flags()
+    try:
+        return run(parse_flags())
+    except (MemoryError, RuntimeError) as error:  # torch has a class of its own on CUDA and none on the CPU
+        if isinstance(error, MemoryError) or "memory" in str(error):
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"out of memory; lower --batch_size, --n_sample or --hidden_size ({reason})") from error
+        raise
+
+
+def run(flags: dict[str, Any]) -> int:
+    """Do what the flags ask for; the exit code."""
     if flags.get("is_eval"):
         return evaluate_checkpoint(flags)
     if flags.get("resume"):
@@ -56,12 +66,12 @@ def go_on(path: Path, checkpoint: dict[str, Any], flags: dict[str, Any], folder:
     return train(TrainingRun(parameters, checkpoint), folder)
 
 
-def train(run: TrainingRun, folder: RunFolder | None = None) -> int:
+def train(training: TrainingRun, folder: RunFolder | None = None) -> int:
     """Train to the end, or until a signal; the exit code says which."""
-    folder = folder or RunFolder.create(Path(run.parameters.checkpoint_dir))
-    print(f"{run.describe()}\nrun folder: {folder.path}", flush=True)
+    folder = folder or RunFolder.create(Path(training.parameters.checkpoint_dir))
+    print(f"{training.describe()}\nrun folder: {folder.path}", flush=True)
     try:
-        run.train(folder)
+        training.train(folder)
     except Interrupted as interrupted:
         newest = max(folder.path.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns)
         print(f"stopped by {interrupted}, everything is saved; go on with: python main.py --load_model {newest}")

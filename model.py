@@ -85,7 +85,7 @@ class GRU4Rec(nn.Module):
         dropout_input: probability of dropping a component of the embedding; with one-hot input, a lane's whole input.
         dropout_hidden: probability of dropping a unit of a GRU layer's output, as scored and as carried on.
         reset_gate: "before" (the paper's cell), "after" (cuDNN's), or "auto": before with one-hot input, after behind
-            an embedding, which is what the authors' PyTorch code does.
+            an embedding, where the authors' PyTorch code uses cuDNN's.
         final_act: name of the final activation, see :func:`final_activation`.
         sigma: weights start uniform in ±sigma; -1: in ±sqrt(6 / (rows + columns)) of a gate's matrix; -2: in [0, that].
 
@@ -123,7 +123,7 @@ class GRU4Rec(nn.Module):
         else:
             self.input_embedding = nn.Parameter(torch.empty(n_items, embedding_dim))
             self.input_table = "input_embedding"
-        self.item_tables = ("output_embedding", "output_bias") + (() if self.shared else (self.input_table,))
+        self.table_names = ("output_embedding", "output_bias") + (() if self.shared else (self.input_table,))
 
         # The cell's own bias is all that [1] has. Behind an embedding the projection has a second one, as in cuDNN's
         # cell; under Adagrad two equal biases learn faster than one, so it is not the same model.
@@ -152,7 +152,21 @@ class GRU4Rec(nn.Module):
 
     def network_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that every step uses whole, by name: all but the item tables."""
-        return {name: value for name, value in self.named_parameters() if name not in self.item_tables}
+        return {name: value for name, value in self.named_parameters() if name not in self.table_names}
+
+    def item_tables(self) -> dict[str, nn.Parameter]:
+        """The parameters of which a step uses some rows, by name; their rows are items."""
+        return {name: getattr(self, name) for name in self.table_names}
+
+    def check_finite(self) -> None:
+        """Make sure that scores mean something.
+
+        Raises:
+            FloatingPointError: a weight is NaN or infinite.
+        """
+        for name, parameter in self.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise FloatingPointError(f"{name} holds NaN or infinite values")
 
     def initial_hidden(self, n_lanes: int) -> Tensor:
         """The hidden state before the first click of a session: zeros ``[L, n_lanes, H]``."""

@@ -107,6 +107,21 @@ def adam(lr: float, eps: float = 1e-6, beta1: float = 0.9, beta2: float = 0.999)
     return rule, 2
 
 
+def make_rule(name: str, lr: float, momentum: float, eps: float) -> tuple[Rule, int]:
+    """The named rule, one of ``OPTIMIZERS``; what it has no use for is ignored."""
+    return OPTIMIZERS[name](lr, momentum, eps)
+
+
+OPTIMIZERS: dict[str, Callable[[float, float, float], tuple[Rule, int]]] = {
+    "Adagrad": adagrad,
+    "RMSProp": rmsprop,
+    "Adadelta": lambda lr, momentum, eps: adadelta(lr, eps),
+    "Adam": lambda lr, momentum, eps: adam(lr, eps),
+    "SparseAdam": lambda lr, momentum, eps: adam(lr, eps),
+    "SGD": lambda lr, momentum, eps: sgd(lr, momentum),
+}
+
+
 class Optimizer:
     """Applies a rule to the network's parameters and to the rows of item tables that took part in a step.
 

@@ -5,20 +5,18 @@ README's table follow from it.
 """
 
 import argparse
-import math
-import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from errors import FlagParser, UserError
+from errors import FlagParser, UserError, warn
 from evaluation import TIE_BREAKING
+from lossfunction import LOSSES
 from model import final_activation
+from optimizer import OPTIMIZERS
 from preprocessing import DATA_FOLDER, TRAIN_ONLY, VALID
 
-LOSSES = ("TOP1", "BPR", "CrossEntropy", "TOP1-max", "BPR-max")
-OPTIMIZERS = ("Adagrad", "RMSProp", "Adadelta", "Adam", "SparseAdam", "SGD")
 RESET_GATES = ("auto", "before", "after")
 WITH_MOMENTUM = ("Adagrad", "RMSProp", "SGD")
 DEFAULT_FINAL_ACT = {
@@ -53,7 +51,7 @@ def _number(convert: type, expected: str, accept: Callable[[Any], bool]) -> Kind
     def parse(text: str) -> Any:
         try:
             value = convert(text)
-            if math.isfinite(value) and accept(value):
+            if accept(value):
                 return value
         except ValueError:
             pass
@@ -62,7 +60,7 @@ def _number(convert: type, expected: str, accept: Callable[[Any], bool]) -> Kind
     return Kind(parse, "N" if convert is int else "X")
 
 
-def _name(names: tuple[str, ...]) -> Kind:
+def _name(names: Iterable[str]) -> Kind:
     """One of ``names``, whatever its case and hyphens: crossentropy and cross-entropy are CrossEntropy."""
 
     def plain(text: str) -> str:
@@ -97,13 +95,14 @@ def _parse_text(text: str) -> str:
     return text
 
 
-COUNT = _number(int, "a whole number of at least 1", lambda value: value >= 1)
-COUNT_OR_NONE = _number(int, "a whole number of at least 0", lambda value: value >= 0)
+MOST = 1e30  # fits into float32 with room to spare
+COUNT = _number(int, "a whole number from 1 to 2^31 - 1", lambda value: 1 <= value < 2**31)
+COUNT_OR_NONE = _number(int, "a whole number from 0 to 2^31 - 1", lambda value: 0 <= value < 2**31)
 SEED = _number(int, "a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
-POSITIVE = _number(float, "a number above 0", lambda value: value > 0)
-NOT_NEGATIVE = _number(float, "a number of at least 0", lambda value: value >= 0)
+POSITIVE = _number(float, "a number above 0 (and at most 1e30)", lambda value: 0 < value <= MOST)
+NOT_NEGATIVE = _number(float, "a number from 0 to 1e30", lambda value: 0 <= value <= MOST)
 BELOW_ONE = _number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
-SIGMA = _number(float, "a number above 0, or -1, or -2", lambda value: value > 0 or value in (-1, -2))
+SIGMA = _number(float, "a number above 0, or -1, or -2", lambda value: 0 < value <= MOST or value in (-1, -2))
 FINAL_ACT = Kind(_parse_final_act, "NAME")
 SWITCH = Kind(_parse_switch, "true|false")
 FILE, FOLDER, DEVICE = (Kind(_parse_text, metavar) for metavar in ("FILE", "DIR", "DEVICE"))
@@ -124,7 +123,7 @@ class Parameter:
     def shown_default(self) -> str:
         if self.default is None:
             return ""
-        return " ".join(map(str, self.default)) if self.several else str(self.default)
+        return shown(self.default)
 
 
 P = Parameter
@@ -147,7 +146,7 @@ THEMES = {
             "auto",
             _name(RESET_GATES),
             "apply the reset gate before the recurrent product (the paper) or after it (cuDNN); "
-            "auto: before with one-hot input, after behind an embedding (the authors' code)",
+            "auto: before with one-hot input, after behind an embedding (as the authors' PyTorch code)",
         ),
         P(
             "final_act",
@@ -228,7 +227,6 @@ FREE_ON_RESUME = (
     "n_epochs",
     "data_folder",
     "train_data",
-    "valid_data",
     "checkpoint_dir",
     "load_model",
     "resume",
@@ -262,7 +260,10 @@ def parse_flags(argv: list[str] | None = None) -> dict[str, Any]:
             elif parameter.several:
                 options |= {"nargs": "+"}
             group.add_argument(f"--{parameter.name}", *parameter.aliases, **options)
-    return vars(parser.parse_args(argv))
+    flags = vars(parser.parse_args(argv))
+    if "k_eval" in flags:
+        flags["k_eval"] = sorted(set(flags["k_eval"]))
+    return flags
 
 
 def training_parameters(flags: dict[str, Any]) -> Namespace:
@@ -278,7 +279,6 @@ def training_parameters(flags: dict[str, Any]) -> Namespace:
     for name, reason in _without_effect(parameters).items():
         if name in flags:
             warn(f"--{name} has no effect {reason}")
-    parameters.k_eval = sorted(set(parameters.k_eval))
     return parameters
 
 
@@ -291,10 +291,10 @@ def resumed_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespac
     for name, value in flags.items():
         if name not in FREE_ON_RESUME and saved[name] != value:
             raise UserError(
-                f"--{name} {value} differs from the checkpoint's {saved[name]}; training goes on with the "
-                f"checkpoint's parameters, so leave the flag out (free are {', '.join(FREE_ON_RESUME)})"
+                f"--{name} {shown(value)} differs from the checkpoint's {shown(saved[name])}; training goes on with "
+                f"the checkpoint's parameters, so leave the flag out (free are {', '.join(FREE_ON_RESUME)})"
             )
-    return Namespace(**saved | {name: flags[name] for name in FREE_ON_RESUME if name in flags})
+    return _overridden(saved, flags, FREE_ON_RESUME)
 
 
 def evaluation_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespace:
@@ -302,7 +302,17 @@ def evaluation_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Names
     for name in flags:
         if name not in FREE_ON_EVALUATION:
             warn(f"--{name} has no effect with --is_eval")
-    return Namespace(**saved | {name: flags[name] for name in FREE_ON_EVALUATION if name in flags})
+    return _overridden(saved, flags, FREE_ON_EVALUATION)
+
+
+def _overridden(saved: dict[str, Any], flags: dict[str, Any], free: tuple[str, ...]) -> Namespace:
+    """Saved parameters with some flags in their place; the device is a matter of this machine."""
+    return Namespace(**saved | {"device": None} | {name: flags[name] for name in free if name in flags})
+
+
+def shown(value: Any) -> str:
+    """A parameter's value as a command line has it."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def checked_parameters(saved: dict[str, Any]) -> dict[str, Any]:
@@ -325,11 +335,6 @@ def checked_parameters(saved: dict[str, Any]) -> dict[str, Any]:
         if parameter.several and not isinstance(value, list):
             raise ValueError(f"its parameter {name} is no list")
     return {name: parameter.default for name, parameter in PARAMETERS.items()} | saved
-
-
-def warn(message: str) -> None:
-    """A line on stderr."""
-    print(f"warning: {message}", file=sys.stderr)
 
 
 def _refuse_contradictions(parameters: Namespace) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from atomicfile import make_folder
-from clickfile import Clicks, read_raw_clicks, session_offsets, write_click_files
+from clickfile import DAY, Clicks, read_raw_clicks, session_offsets, write_click_files
 from errors import FlagParser, UserError, run_script
 
 DATA_FOLDER = Path("data/preprocessed_data")
@@ -25,9 +25,9 @@ TRAIN_ONLY, VALID = "recSys15TrainOnly.txt", "recSys15Valid.txt"
 
 MIN_SESSION_CLICKS = 2
 MIN_ITEM_CLICKS = 5
-DAY = 86_400_000  # milliseconds
 
-USUAL_PLACES = ("data", "data/raw", "data/raw_data", ".", "/kaggle/input/*", "/kaggle/input/*/*", "/kaggle/input/*/*/*")
+LOCAL_PLACES = (Path("data"), Path("data/raw"), Path("data/raw_data"), Path())
+KAGGLE_INPUT = Path("/kaggle/input")
 USUAL_NAMES = ("yoochoose-clicks.dat", "yoochoose-clicks.dat.gz")
 WHERE_TO_GET_IT = "https://www.kaggle.com/datasets/chadgostopp/recsys-challenge-2015"
 
@@ -118,19 +118,20 @@ def size_of(clicks: Clicks) -> Size:
 
 
 def find_clicks() -> Path:
-    """The YooChoose click file where Kaggle or the README put it.
+    """The YooChoose click file where the README or Kaggle put it.
 
     Raises:
         UserError: it is in none of these places.
     """
-    for place in USUAL_PLACES:
-        root, pattern = (Path("/"), place[1:]) if place.startswith("/") else (Path(), place)
-        for name in USUAL_NAMES:
-            if found := sorted(root.glob(f"{pattern}/{name}" if pattern != "." else name)):
-                return found[0]
+    for name in USUAL_NAMES:
+        for place in LOCAL_PLACES:
+            if (place / name).is_file():
+                return place / name
+        if found := sorted(KAGGLE_INPUT.glob(f"**/{name}")):
+            return found[0]
     raise UserError(
-        f"no {USUAL_NAMES[0]} in {', '.join(USUAL_PLACES[:4])} or /kaggle/input: download it from {WHERE_TO_GET_IT} "
-        "into data/, or say where it is with --clicks"
+        f"no {USUAL_NAMES[0]} in {', '.join(map(str, LOCAL_PLACES))} or {KAGGLE_INPUT}: download it from "
+        f"{WHERE_TO_GET_IT} into data/, or say where it is with --clicks"
     )
 
 

@@ -1,21 +1,23 @@
 """What a run leaves: ``checkpoint/MMDDHHMM/`` with ``parameter.txt``, ``metrics.csv`` and checkpoints.
 
 ``model_00000.pt`` … are written at the end of every epoch, ``partial.pt`` within one, until the epoch ends. A
-checkpoint is data: tensors and plain values, loaded with ``weights_only=True`` after its checksums have been verified.
+checkpoint is data: tensors and plain values, loaded with ``weights_only=True`` after its checksum has been verified. It
+is what ``torch.save`` writes, a zip archive, with the checksum as the archive's comment: ``torch.load`` reads it, too.
 """
 
 import csv
+import hashlib
 import io
-import sys
 import time
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from atomicfile import atomic_write, make_folder
-from errors import UserError
+from errors import UserError, warn
+from evaluation import Metrics
+from parameters import shown
 
 FORMAT_VERSION = 1
 PARTIAL = "partial.pt"
@@ -65,10 +67,6 @@ class RunFolder:
 
     def write_parameters(self, parameters: dict[str, Any]) -> None:
         """Write ``parameter.txt``: a line NAME=value for each."""
-
-        def shown(value: Any) -> str:
-            return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
         with atomic_write(self.path / "parameter.txt") as file:
             file.write("".join(f"{name}={shown(value)}\n" for name, value in parameters.items()).encode())
 
@@ -95,13 +93,25 @@ class RunFolder:
         partial = self.path / PARTIAL
         ended = checkpoint["within_epoch"] is None
         path = self.path / f"model_{checkpoint['epoch']:05d}.pt" if ended else partial
-        content = io.BytesIO()  # torch hides the system's error when it fails to write to a file
-        torch.save({"format_version": FORMAT_VERSION} | checkpoint, content)
         with atomic_write(path) as file:
-            file.write(content.getbuffer())
+            for part in sealed({"format_version": FORMAT_VERSION} | checkpoint):
+                file.write(part)
         if ended:
             partial.unlink(missing_ok=True)
         return path
+
+
+def metrics_columns(ks: list[int]) -> list[str]:
+    """The columns of ``metrics.csv``."""
+    figures = [f"{name}@{k}" for k in ks for name in ("recall", "mrr")]
+    return ["epoch", "train_loss", *figures, "seconds", "clicks_per_second"]
+
+
+def metrics_row(epoch: int, loss: float, metrics: Metrics, seconds: float, n_clicks: int) -> dict[str, Any]:
+    """A row of ``metrics.csv``."""
+    figures = [figure for k in metrics.recall for figure in (metrics.recall[k], metrics.mrr[k])]
+    row = [epoch, loss, *figures, round(seconds, 3), round(n_clicks / max(seconds, 1e-9))]
+    return dict(zip(metrics_columns(list(metrics.recall)), row, strict=True))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -116,14 +126,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the checksums
-            damaged = archive.testzip()
-        checkpoint = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # both fail on foreign bytes in more ways than they document
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if not _seal_is_whole(content):
+        raise UserError(f"{path} is damaged or not a checkpoint of this suite: its checksum is wrong or missing")
+    try:
+        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load fails on foreign content in more ways than it documents
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
-        raise UserError(f"{path} is damaged or not a checkpoint of this suite: {reason}") from error
-    if damaged:
-        raise UserError(f"{path} is damaged: the checksum of {damaged} is wrong; use an earlier checkpoint")
+        raise UserError(f"{path} holds something else than tensors and plain values: {reason}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("format_version"), int):
         raise UserError(f"{path} is not a checkpoint of this suite")
     if (version := checkpoint["format_version"]) != FORMAT_VERSION:
@@ -133,6 +145,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def sealed(checkpoint: dict[str, Any]) -> tuple[bytes | memoryview, bytes]:
+    """A checkpoint as bytes: a zip archive up to its comment, and the comment, which is the archive's checksum."""
+    content = io.BytesIO()  # not the file: torch hides the system's error when it fails to write to one
+    torch.save(checkpoint, content)
+    archive = content.getbuffer()[:-2]  # the last two bytes are the length of a comment, which is none yet
+    return archive, _seal(archive)
+
+
+def _seal(archive: bytes | memoryview) -> bytes:
+    comment = f"sha256:{hashlib.sha256(archive).hexdigest()}".encode()
+    return len(comment).to_bytes(2, "little") + comment
+
+
+def _seal_is_whole(content: bytes) -> bool:
+    size = len(_seal(b""))
+    return content[-size:] == _seal(memoryview(content)[:-size])
+
+
 def newest_checkpoint(checkpoint_dir: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest usable checkpoint of all runs in a folder; those that are not usable are named on stderr."""
     candidates = [(path.stat().st_mtime_ns, path) for path in checkpoint_dir.glob("*/*.pt")]
@@ -140,5 +170,5 @@ def newest_checkpoint(checkpoint_dir: Path) -> tuple[Path, dict[str, Any]] | Non
         try:
             return path, read_checkpoint(path)
         except UserError as error:
-            print(f"warning: {error}", file=sys.stderr)
+            warn(str(error))
     return None

@@ -15,11 +15,10 @@ import pyarrow.compute
 import pyarrow.csv
 
 from atomicfile import atomic_write, make_folder
-from clickfile import RAW_COLUMNS, Clicks
+from clickfile import DAY, RAW_COLUMNS, Clicks
 from errors import FlagParser, UserError, run_script
 
 FIRST_DAY = 1_396_310_400_000  # 2014-04-01, where YooChoose begins, in milliseconds
-DAY = 86_400_000
 FIRST_ITEM_ID = 214_500_000
 N_SUCCESSORS = 8
 FOLLOW, GO_BACK = 0.65, 0.12  # a click follows the item graph, or repeats an item of its session; else it is popular
@@ -106,8 +105,11 @@ def main() -> None:
     parser.add_argument("--n_days", type=int, default=10, help="days that the clicks span (%(default)s)")
     parser.add_argument("--seed", type=int, default=22, help="seed of the draws (%(default)s)")
     flags = parser.parse_args()
-    if min(flags.n_sessions, flags.n_items, flags.n_days) < 1 or flags.seed < 0:
-        raise UserError("--n_sessions, --n_items and --n_days start at 1, --seed at 0")
+    for name, most in (("n_sessions", 10**8), ("n_items", 10**6), ("n_days", 1000)):
+        if not 1 <= getattr(flags, name) <= most:
+            raise UserError(f"--{name} {getattr(flags, name)} is not a number from 1 to {most:,}")
+    if flags.seed < 0:
+        raise UserError(f"--seed {flags.seed} is below 0")
     clicks = synthetic_clicks(flags.n_sessions, flags.n_items, flags.n_days, flags.seed)
     make_folder(flags.output.parent)
     write_raw_clicks(flags.output, clicks)

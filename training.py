@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,12 +9,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-import lossfunction
 from dataset import Block, NegativeSampler, SessionParallelBatches
+from lossfunction import LossFunction
 from model import GRU4Rec
 from optimizer import Optimizer
-
-LossFunction = Callable[[Tensor, Tensor], Tensor]  # scores [b, M] and their items [M] to the loss of every lane [b]
 
 
 class Diverged(ArithmeticError):
@@ -60,32 +57,6 @@ class Keeper(Protocol):
 
     def keep(self, progress: EpochProgress) -> None:
         """Save. May raise to end training."""
-
-
-def make_loss_function(loss_type: str, bpreg: float, logq: float, sample_alpha: float, support: Tensor) -> LossFunction:
-    """The named loss with its settings bound.
-
-    Args:
-        loss_type: TOP1, BPR, CrossEntropy, TOP1-max or BPR-max.
-        support: ``[n_items]`` how often each item was clicked in training.
-    """
-    if loss_type == "CrossEntropy" and logq > 0:
-        support = support.float()
-
-        def corrected_cross_entropy(scores: Tensor, items: Tensor) -> Tensor:
-            correction = lossfunction.logq_correction(support[items], len(scores), sample_alpha, logq)
-            return lossfunction.cross_entropy(scores, correction)
-
-        return corrected_cross_entropy
-    by_name = {
-        "TOP1": lossfunction.top1,
-        "BPR": lossfunction.bpr,
-        "CrossEntropy": lossfunction.cross_entropy,
-        "TOP1-max": lossfunction.top1_max,
-        "BPR-max": lambda scores: lossfunction.bpr_max(scores, bpreg),
-    }
-    loss_of_scores = by_name[loss_type]
-    return lambda scores, items: loss_of_scores(scores)
 
 
 def training_step(
@@ -151,18 +122,10 @@ def train_epoch(
         block = block.to(hidden.device)
         losses = torch.empty(len(block), device=hidden.device)
         for k in range(progress.step - block.first_step, len(block)):
-            n_alive = block.alive[k]
-            inputs, targets, starts = block.inputs[k, :n_alive], block.targets[k, :n_alive], block.starts[k, :n_alive]
-            lanes = slice(None) if n_alive == batch_size else block.lanes[k, :n_alive]
+            inputs, targets, starts, lanes = block.step(k)
+            items = torch.cat((targets, negatives[k]))
             losses[k], hidden[:, lanes] = training_step(
-                model,
-                optimizer,
-                loss_function,
-                inputs,
-                torch.cat((targets, negatives[k])),
-                starts,
-                hidden[:, lanes],
-                batch_size,
+                model, optimizer, loss_function, inputs, items, starts, hidden[:, lanes], batch_size
             )
             if keeper is not None and keeper.is_due(block.first_step + k + 1):
                 ledger.settle(block, losses, k + 1)

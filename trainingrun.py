@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-import optimizer as rules
-from dataset import ItemIndex, NegativeSampler, SessionParallelBatches, Sessions, encode_sessions, read_sessions
-from errors import UserError
-from evaluation import Metrics, evaluate
+from dataset import ItemIndex, NegativeSampler, SessionParallelBatches, Sessions, encode_sessions, read_session_clicks
+from errors import UserError, warn
+from evaluation import evaluate
 from interruption import StopRequest
+from lossfunction import make_loss_function
 from model import GRU4Rec
-from optimizer import Optimizer
-from parameters import checked_parameters, warn
-from runfolder import RunFolder
-from training import Diverged, EpochProgress, make_loss_function, train_epoch
+from optimizer import Optimizer, make_rule
+from parameters import checked_parameters
+from runfolder import RunFolder, metrics_columns, metrics_row
+from training import Diverged, EpochProgress, train_epoch
 
 SAVE_SECONDS = 600  # how often to save within an epoch where --save_every does not say
 
@@ -38,9 +38,10 @@ class TrainingRun:
     def __init__(self, parameters: Namespace, checkpoint: dict[str, Any] | None = None):
         self.parameters = p = parameters
         self.device = choose_device(p.device)
+        p.device = str(self.device)
         use_deterministic_algorithms(p.deterministic, self.device)
         folder = Path(p.data_folder)
-        clicks = read_sessions(folder / p.train_data)
+        clicks = read_session_clicks(folder / p.train_data)
         self.index = ItemIndex.of(clicks)
         self.sessions, _ = encode_sessions(clicks, self.index, p.time_sort)
         self.support = torch.from_numpy(self.sessions.support(len(self.index)))
@@ -50,7 +51,12 @@ class TrainingRun:
         torch.manual_seed(p.seed)
         self.model = restored_model(p, checkpoint) if checkpoint else make_model(p, len(self.index))
         self.model.to(self.device)
-        self.optimizer = make_optimizer(p, self.model)
+        self.optimizer = Optimizer(
+            self.model.network_parameters(),
+            self.model.item_tables(),
+            make_rule(p.optimizer_type, p.lr, p.momentum, p.eps),
+            p.weight_decay,
+        )
         self.loss_function = make_loss_function(
             p.loss_type, p.bpreg, p.logq, p.sample_alpha, self.support.to(self.device)
         )
@@ -74,33 +80,33 @@ class TrainingRun:
         """Train up to the last epoch; evaluate and save after each, and save within each.
 
         Raises:
-            UserError: the loss became NaN or infinite, or a file cannot be written.
+            UserError: loss or weights became NaN or infinite, or a file cannot be written.
             Interrupted: a signal asked for it; everything is saved.
         """
         folder.write_parameters(vars(self.parameters))
         folder.write_metrics(self.history)
         with StopRequest() as stop:
             for epoch in range(self.progress.epoch, self.parameters.n_epochs):
-                saver = _Saver(self, folder, stop)
-                self._train_epoch(epoch, saver)
-                saver.keep(self.progress)  # evaluation may take a while, too
+                self._train_epoch(folder, stop)
                 metrics = evaluate(
                     self.model, self.valid_sessions, self.parameters.k_eval, self.parameters.tie_breaking
                 )
-                self.history.append(metrics_row(self.progress, metrics))
+                loss, seconds = self.progress.loss, self.progress.seconds
+                self.history.append(metrics_row(epoch, loss, metrics, seconds, self.progress.n_clicks))
                 path = folder.write_checkpoint(self.checkpoint(epoch, within_epoch=None))
                 folder.write_metrics(self.history)
                 figures = " ".join(metrics.line(k) for k in self.parameters.k_eval)
-                seconds = f"{self.progress.seconds:.1f} s"
-                print(f"epoch {epoch} loss: {self.progress.loss:.6f} {figures} ({seconds}) {path}", flush=True)
+                print(f"epoch {epoch} loss: {loss:.6f} {figures} ({seconds:.1f} s) {path}", flush=True)
                 self.progress = EpochProgress(epoch + 1)
                 stop.raise_if_asked()
 
-    def _train_epoch(self, epoch: int, saver: "_Saver") -> None:
+    def _train_epoch(self, folder: RunFolder, stop: StopRequest) -> None:
+        """Train to the end of the epoch and save what evaluation must not lose, for that may take a while, too."""
+        saver = _Saver(self, folder, stop)
         with tqdm(
             total=self.sessions.n_transitions,
             initial=self.progress.n_clicks,
-            desc=f"epoch {epoch}",
+            desc=f"epoch {self.progress.epoch}",
             unit=" clicks",
             unit_scale=True,
             mininterval=1,
@@ -116,12 +122,16 @@ class TrainingRun:
                     saver,
                     bar,
                 )
-            except Diverged as error:
-                p = self.parameters
-                raise UserError(
-                    f"{error}: lower --lr (now {p.lr}) or --momentum (now {p.momentum}); "
-                    f"what was saved before is in {saver.folder.path}"
-                ) from error
+                saver.keep(self.progress)
+            except (Diverged, FloatingPointError) as error:
+                raise UserError(self._what_to_do_about(error, folder)) from error
+
+    def _what_to_do_about(self, error: ArithmeticError, folder: RunFolder) -> str:
+        p = self.parameters
+        causes = {"lr": True, "momentum": p.momentum > 0, "bpreg": p.loss_type == "BPR-max", "sigma": p.sigma > 0}
+        flags = ", ".join(f"--{name} (now {getattr(p, name):g})" for name, is_cause in causes.items() if is_cause)
+        saved = f"; what was saved before is in {folder.path}" if any(folder.path.glob("*.pt")) else ""
+        return f"{error}: lower {flags}{saved}"
 
     def checkpoint(self, epoch: int, within_epoch: EpochProgress | None) -> dict[str, Any]:
         """All of :data:`runfolder.CONTENT` but the version."""
@@ -192,6 +202,7 @@ class _Saver:
         return time.monotonic() - self.saved_at > SAVE_SECONDS
 
     def keep(self, progress: EpochProgress) -> None:
+        self.run.model.check_finite()  # a checkpoint of such weights is of no use to anyone
         self.folder.write_checkpoint(self.run.checkpoint(progress.epoch, progress))
         self.saved_at = time.monotonic()
         self.stop.raise_if_asked()
@@ -232,7 +243,7 @@ def read_valid_sessions(path: Path, index: ItemIndex) -> Sessions:
     Raises:
         UserError: the file is unusable, or nothing is left of it.
     """
-    sessions, n_dropped = encode_sessions(read_sessions(path), index)
+    sessions, n_dropped = encode_sessions(read_session_clicks(path), index)
     if n_dropped:
         warn(f"{path}: dropped {n_dropped:,} clicks on items that training never saw, or alone in a session after that")
     if len(sessions) == 0:
@@ -264,21 +275,6 @@ def make_model(parameters: Namespace, n_items: int) -> GRU4Rec:
         final_act=parameters.final_act,
         sigma=parameters.sigma,
     )
-
-
-def make_optimizer(parameters: Namespace, model: GRU4Rec) -> Optimizer:
-    """The named optimizer over a model's parameters and item tables."""
-    lr, momentum, eps = parameters.lr, parameters.momentum, parameters.eps
-    rule = {
-        "Adagrad": lambda: rules.adagrad(lr, momentum, eps),
-        "RMSProp": lambda: rules.rmsprop(lr, momentum, eps),
-        "Adadelta": lambda: rules.adadelta(lr, eps),
-        "Adam": lambda: rules.adam(lr, eps),
-        "SparseAdam": lambda: rules.adam(lr, eps),
-        "SGD": lambda: rules.sgd(lr, momentum),
-    }[parameters.optimizer_type]()
-    tables = {name: getattr(model, name) for name in model.item_tables}
-    return Optimizer(model.network_parameters(), tables, rule, parameters.weight_decay)
 
 
 def saved_parameters(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -321,17 +317,3 @@ def restored_model(parameters: Namespace, checkpoint: dict[str, Any]) -> GRU4Rec
             f"{parameters.load_model} does not fit together: its weights are not those of its parameters and its items"
         )
     return model
-
-
-def metrics_columns(ks: list[int]) -> list[str]:
-    """The columns of ``metrics.csv``."""
-    figures = [f"{name}@{k}" for k in ks for name in ("recall", "mrr")]
-    return ["epoch", "train_loss", *figures, "seconds", "clicks_per_second"]
-
-
-def metrics_row(progress: EpochProgress, metrics: Metrics) -> dict[str, Any]:
-    """A row of ``metrics.csv``."""
-    figures = [figure for k in metrics.recall for figure in (metrics.recall[k], metrics.mrr[k])]
-    speed = round(progress.n_clicks / max(progress.seconds, 1e-9))
-    row = [progress.epoch, progress.loss, *figures, round(progress.seconds, 3), speed]
-    return dict(zip(metrics_columns(list(metrics.recall)), row, strict=True))

@@ -9,6 +9,7 @@ import torch
 from conftest import make_sessions
 
 from baselines import BASELINES, BPRMF, ItemKNN, MarkovChain, Popularity, SessionPopularity
+from dataset import Step
 
 N_ITEMS = 14
 
@@ -95,11 +96,14 @@ def test_item_knn_keeps_the_nearest_only_and_never_the_item_itself(monkeypatch):
         assert sorted(kept, key=lambda other: similarity[other])[-1] == kept[int(knn.values[row].argmax())]
 
 
+def one_lane(item, starts):
+    return Step(torch.tensor([item]), None, torch.tensor([starts]), slice(None))
+
+
 def test_bpr_mf_scores_by_the_mean_of_the_sessions_items():
     baseline = BPRMF(make_sessions(TRAIN)[0], N_ITEMS)
-    one, zero = torch.tensor([True]), torch.tensor([0])
-    baseline.scores(torch.tensor([3]), one, zero)
-    scores = baseline.scores(torch.tensor([5]), ~one, zero)
+    baseline.scores(one_lane(3, starts=True))
+    scores = baseline.scores(one_lane(5, starts=False))
     expected = (baseline.factors[3] + baseline.factors[5]) / 2 @ baseline.factors.T
     torch.testing.assert_close(scores[0], expected)
 
@@ -112,6 +116,6 @@ def test_bpr_mf_learns_which_items_go_together(monkeypatch):
     sessions = [list(range(14))] + [(rng.integers(0, 7, 5) + 7 * (s % 2)).tolist() for s in range(600)]
     baseline = BPRMF(make_sessions(sessions)[0], N_ITEMS)
     for item in range(N_ITEMS):
-        scores = baseline.scores(torch.tensor([item]), torch.tensor([True]), torch.tensor([0]))[0]
+        scores = baseline.scores(one_lane(item, starts=True))[0]
         same_group = torch.arange(N_ITEMS) // 7 == item // 7
         assert scores[same_group].min() > scores[~same_group].max()

@@ -88,8 +88,9 @@ def test_a_raw_line_that_does_not_fit_is_named(tmp_path, text, message):
         ("SessionId,ItemID,Time\n1,2,3\n", "line 1: the header lacks SessionID; expected SessionID,ItemID,Time"),
         ("1,2,3\n", "the header lacks SessionID, ItemID, Time"),
         (PREPARED + "1,2,3\n1,2.5,3\n", "line 3: ItemID is '2.5', expected an integer"),
-        (PREPARED + "1,2,nan\n", "line 2: Time is nan, expected seconds"),
-        (PREPARED + "1,2,3\n1,2,-inf\n", "line 3: Time is -inf, expected seconds"),
+        (PREPARED + "1,2,nan\n", "line 2: Time is 'nan', expected seconds"),
+        (PREPARED + "1,2,3\n1,2,-inf\n", "line 3: Time is '-inf', expected seconds"),
+        (PREPARED + "\n\n1,2,3\n1,2,1e13\n", "line 5: Time is '1e13', expected seconds"),
         (PREPARED + "1,2,3\n1,2\n", "line 3: expected 3 columns"),
     ],
 )

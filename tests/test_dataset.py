@@ -15,7 +15,7 @@ from dataset import (
     SessionParallelBatches,
     alias_table,
     encode_sessions,
-    read_sessions,
+    read_session_clicks,
 )
 from errors import UserError
 
@@ -48,11 +48,11 @@ def laid_out(batches: SessionParallelBatches):
     for block in batches:
         assert block.first_step == len(steps)
         assert len(block) <= batches.block_steps
-        for k, n_alive in enumerate(block.alive):
-            lanes = range(n_alive) if block.lanes is None else block.lanes[k, :n_alive].tolist()
-            assert block.lanes is not None or n_alive == batches.n_lanes
-            columns = (block.inputs, block.targets, block.starts)
-            steps.append(list(zip(lanes, *(column[k, :n_alive].tolist() for column in columns), strict=True)))
+        for inputs, targets, starts, lanes in map(block.step, range(len(block))):
+            if isinstance(lanes, slice):
+                assert len(inputs) == batches.n_lanes
+                lanes = torch.arange(batches.n_lanes)
+            steps.append(list(zip(*(column.tolist() for column in (lanes, inputs, targets, starts)), strict=True)))
     return steps
 
 
@@ -124,7 +124,7 @@ def test_items_that_training_never_saw_are_dropped_and_counted():
 def test_reading_sorts_clicks_and_drops_sessions_of_one(tmp_path):
     path = tmp_path / "clicks.txt"
     path.write_text("SessionID,ItemID,Time\n7,70,3.5\n5,50,2\n7,71,3.25\n6,60,1\n5,51,2\n")
-    clicks = read_sessions(path)
+    clicks = read_session_clicks(path)
     assert clicks.session.tolist() == [5, 5, 7, 7]
     assert clicks.item.tolist() == [50, 51, 71, 70]
     assert clicks.time.tolist() == [2000, 2000, 3250, 3500]
@@ -135,7 +135,7 @@ def test_nothing_to_predict_is_refused(tmp_path, content):
     path = tmp_path / "clicks.txt"
     path.write_text(content)
     with pytest.raises(UserError, match=r"clicks\.txt"):
-        read_sessions(path)
+        read_session_clicks(path)
 
 
 @settings(max_examples=200, deadline=None)
@@ -169,6 +169,13 @@ def test_the_rarest_items_of_a_large_catalogue_are_drawn_too():
     share_of_last = (drawn >= 37_383).mean()
     expected = 100 * 5 / support.sum()
     assert share_of_last == pytest.approx(expected, rel=0.5)
+
+
+def test_a_large_alpha_draws_the_most_popular_item_alone():
+    support = np.array([50_000, 3, 49_000, 1] * 10)
+    support[0] += 1
+    drawn = NegativeSampler(support, 1e6, n_sample=100, seed=1, device=CPU).draw(10, 0, 0)
+    assert (drawn == 0).all()
 
 
 def test_negatives_depend_on_seed_epoch_and_step_alone():

@@ -10,9 +10,10 @@ import torch
 from clickfile import Clicks
 from dataset import ItemIndex, SessionParallelBatches, encode_sessions
 from evaluation import evaluate
+from lossfunction import LossFunction, make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, adagrad
-from training import make_loss_function, training_step
+from training import EpochProgress, train_epoch
 
 GOLDEN = Path(__file__).parent / "golden"
 ARRAYS = np.load(GOLDEN / "authors_pytorch_golden.npz")
@@ -51,6 +52,33 @@ def golden_weights(case: str, moment: str) -> dict[str, torch.Tensor]:
     return ours
 
 
+class Recorder:
+    """Stands in for the sampler with the negatives that the authors' code drew, and notes the loss of every step."""
+
+    def __init__(self, case: str, batch_size: int, loss_function: LossFunction):
+        self.case, self.batch_size, self.wrapped = case, batch_size, loss_function
+        self.steps_seen = 0
+        self.steps_per_epoch = len(ARRAYS[f"{case}/losses"]) // CASES[case]["params"]["n_epochs"]
+        self.losses = []
+
+    def check_batch(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        for name, row in (("inputs", inputs), ("targets", targets)):
+            padded = np.concatenate((row.numpy(), np.full(self.batch_size - len(row), -1)))
+            np.testing.assert_array_equal(ARRAYS[f"{self.case}/{name}"][self.steps_seen], padded)
+        self.steps_seen += 1
+
+    def draw(self, n_steps: int, epoch: int, first_step: int) -> torch.Tensor:
+        if CASES[self.case]["params"]["n_sample"] == 0:
+            return torch.empty(n_steps, 0, dtype=torch.int64)
+        first = epoch * self.steps_per_epoch + first_step
+        return torch.from_numpy(ARRAYS[f"{self.case}/negatives"][first : first + n_steps])
+
+    def loss_function(self, scores: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        loss = self.wrapped(scores, items)
+        self.losses.append(loss.sum().item() / self.batch_size)
+        return loss
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_golden_run(case):
     p = CASES[case]["params"]
@@ -71,8 +99,7 @@ def test_golden_run(case):
         final_act=final_act,
     )
     model.load_state_dict(golden_weights(case, "init"))
-    tables = {name: getattr(model, name) for name in model.item_tables}
-    optimizer = Optimizer(model.network_parameters(), tables, adagrad(p["learning_rate"], p["momentum"]))
+    optimizer = Optimizer(model.network_parameters(), model.item_tables(), adagrad(p["learning_rate"], p["momentum"]))
     loss_function = make_loss_function(
         "CrossEntropy" if cross_entropy else "BPR-max",
         bpreg=p.get("bpreg", 0.0),
@@ -81,31 +108,13 @@ def test_golden_run(case):
         support=support,
     )
     batches = SessionParallelBatches(sessions, p["batch_size"], min_alive=1 if p["n_sample"] else 2, block_steps=7)
-    recorded_inputs, recorded_targets = ARRAYS[f"{case}/inputs"], ARRAYS[f"{case}/targets"]
-    recorded_negatives = ARRAYS[f"{case}/negatives"] if p["n_sample"] else np.zeros((len(recorded_inputs), 0), int)
-
-    losses = []
-    for _ in range(p["n_epochs"]):
-        hidden = model.initial_hidden(p["batch_size"])
+    recorder = Recorder(case, p["batch_size"], loss_function)
+    for epoch in range(p["n_epochs"]):
         for block in batches:
-            for k, n_alive in enumerate(block.alive):
-                step = len(losses)
-                inputs, targets = block.inputs[k, :n_alive], block.targets[k, :n_alive]
-                np.testing.assert_array_equal(recorded_inputs[step], padded(inputs, p["batch_size"]))
-                np.testing.assert_array_equal(recorded_targets[step], padded(targets, p["batch_size"]))
-                lanes = torch.arange(n_alive) if block.lanes is None else block.lanes[k, :n_alive]
-                loss, hidden[:, lanes] = training_step(
-                    model,
-                    optimizer,
-                    loss_function,
-                    inputs,
-                    torch.cat((targets, torch.from_numpy(recorded_negatives[step]))),
-                    block.starts[k, :n_alive],
-                    hidden[:, lanes],
-                    p["batch_size"],
-                )
-                losses.append(loss.item())
-    np.testing.assert_allclose(losses, ARRAYS[f"{case}/losses"], rtol=0, atol=1e-5)
+            for inputs, targets, _, _ in map(block.step, range(len(block))):
+                recorder.check_batch(inputs, targets)
+        train_epoch(model, optimizer, recorder.loss_function, batches, recorder, EpochProgress(epoch))
+    np.testing.assert_allclose(recorder.losses, ARRAYS[f"{case}/losses"], rtol=0, atol=1e-5)
     for name, weight in golden_weights(case, "final").items():
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=1e-4)
 
@@ -116,7 +125,3 @@ def test_golden_run(case):
         for k in (1, 5, 10):
             assert metrics.recall[k] == recorded[f"recall@{k}"]
             assert metrics.mrr[k] == pytest.approx(recorded[f"mrr@{k}"], abs=1e-7)  # recorded from a float32 sum
-
-
-def padded(row: torch.Tensor, length: int) -> np.ndarray:
-    return np.concatenate((row.numpy(), np.full(length - len(row), -1)))

@@ -10,9 +10,10 @@ import torch
 from conftest import make_sessions
 
 from dataset import NegativeSampler, SessionParallelBatches
+from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, adagrad
-from training import EpochProgress, make_loss_function, train_epoch
+from training import EpochProgress, train_epoch
 
 DEVICES = [
     "cpu",
@@ -38,8 +39,7 @@ def test_memory_files_and_threads_stay_flat_over_200_000_steps(device):
     sessions, index = make_sessions([rng.integers(0, 500, rng.integers(2, 20)).tolist() for _ in range(4000)])
     support = sessions.support(len(index))
     model = GRU4Rec(len(index), hidden_size=16, dropout_hidden=0.3).to(device)
-    tables = {name: getattr(model, name) for name in model.item_tables}
-    optimizer = Optimizer(model.network_parameters(), tables, adagrad(0.01, 0.1))
+    optimizer = Optimizer(model.network_parameters(), model.item_tables(), adagrad(0.01, 0.1))
     loss_function = make_loss_function("BPR-max", 1.0, 0.0, 0.5, torch.from_numpy(support).to(device))
     batches = SessionParallelBatches(sessions, 8)
     sampler = NegativeSampler(support, 0.5, 32, 1, device)

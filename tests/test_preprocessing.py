@@ -137,10 +137,10 @@ def test_published_figures_are_recognized_only_when_all_are_equal():
 
 def test_clicks_are_found_where_the_readme_puts_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(preprocessing, "USUAL_PLACES", ("data", "data/raw", ".", f"{tmp_path}/kaggle/input/*"))
+    monkeypatch.setattr(preprocessing, "KAGGLE_INPUT", tmp_path / "kaggle" / "input")
     with pytest.raises(UserError, match=r"no yoochoose-clicks\.dat .*download .*--clicks"):
         preprocessing.find_clicks()
-    for place in (f"{tmp_path}/kaggle/input/recsys-challenge-2015", ".", "data/raw", "data"):
+    for place in ("kaggle/input/datasets/someone/recsys-challenge-2015", ".", "data/raw_data", "data/raw", "data"):
         folder = tmp_path / place
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "yoochoose-clicks.dat").touch()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from errors import UserError
-from runfolder import FORMAT_VERSION, RunFolder, read_checkpoint
+from runfolder import FORMAT_VERSION, RunFolder, read_checkpoint, sealed
 
 CHECKPOINT = {
     "parameters": {"lr": 0.1, "k_eval": [5, 20], "final_act": None, "shared": False},
@@ -36,6 +36,21 @@ def test_checkpoint_comes_back_as_it_was(saved):
     assert set(loaded) == set(CHECKPOINT)
 
 
+def test_torch_reads_a_checkpoint_without_this_suite(saved):
+    loaded = torch.load(saved, weights_only=True)
+    assert torch.equal(loaded["model"]["weight"], CHECKPOINT["model"]["weight"])
+
+
+def test_a_single_flipped_bit_is_noticed_anywhere(saved):
+    content = saved.read_bytes()
+    for position in (0, 5, len(content) // 3, len(content) - 75, len(content) - 74, len(content) - 1):
+        flipped = bytearray(content)
+        flipped[position] ^= 4
+        saved.write_bytes(flipped)
+        with pytest.raises(UserError, match=r"model_00003\.pt is damaged"):
+            read_checkpoint(saved)
+
+
 def test_folder_is_named_by_the_minute_and_never_taken_twice(tmp_path):
     names = [RunFolder.create(tmp_path).path.name for _ in range(3)]
     assert len(set(names)) == 3
@@ -62,8 +77,8 @@ class Payload:
 
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, capsys):
     path = tmp_path / "model.pt"
-    torch.save(CHECKPOINT | {"format_version": FORMAT_VERSION, "parameters": Payload()}, path)
-    with pytest.raises(UserError, match=r"model\.pt is damaged or not a checkpoint"):
+    path.write_bytes(b"".join(sealed(CHECKPOINT | {"format_version": FORMAT_VERSION, "parameters": Payload()})))
+    with pytest.raises(UserError, match=r"model\.pt holds something else than tensors and plain values"):
         read_checkpoint(path)
     path.write_bytes(pickle.dumps(Payload()))
     with pytest.raises(UserError, match=r"model\.pt is damaged or not a checkpoint"):
@@ -89,13 +104,13 @@ def test_a_cut_off_checkpoint_is_refused(saved, part):
     ],
 )
 def test_other_versions_and_missing_parts_are_named(tmp_path, change, message):
-    torch.save({"format_version": FORMAT_VERSION} | CHECKPOINT | change, tmp_path / "m.pt")
+    (tmp_path / "m.pt").write_bytes(b"".join(sealed({"format_version": FORMAT_VERSION} | CHECKPOINT | change)))
     with pytest.raises(UserError, match=message):
         read_checkpoint(tmp_path / "m.pt")
 
 
 def test_weights_alone_and_missing_files_are_refused(tmp_path):
-    torch.save(CHECKPOINT["model"], tmp_path / "m.pt")
+    (tmp_path / "m.pt").write_bytes(b"".join(sealed(CHECKPOINT["model"])))
     with pytest.raises(UserError, match="not a checkpoint of this suite"):
         read_checkpoint(tmp_path / "m.pt")
     with pytest.raises(UserError, match="no checkpoint .*nowhere"):

@@ -135,17 +135,6 @@ def test_checkpoints_move_between_devices_and_deterministic_runs_repeat(prepared
     run_script("main.py", "--load_model", on_cpu, "--n_epochs", 3, "--device", "cuda", "--checkpoint_dir", "back")
 
 
-def test_every_optimizer_and_activation_runs(prepared, run_script, tmp_path):
-    common = ["--n_epochs", 1, "--hidden_size", 8, "--lr", 0.01]
-    for optimizer in ("RMSProp", "Adadelta", "SparseAdam", "SGD"):
-        run_script(
-            "main.py", *common, "--optimizer_type", optimizer, "--loss_type", "TOP1-max", "--checkpoint_dir", "c"
-        )
-    for final_act in ("linear", "relu", "leaky-0.2"):
-        run_script("main.py", *common, "--final_act", final_act, "--loss_type", "BPR", "--checkpoint_dir", "c")
-    assert len(list((tmp_path / "c").iterdir())) == 7
-
-
 def test_mistakes_end_with_one_sentence_and_code_2(prepared, run_script, tmp_path):
     run_script("main.py", *SETTING, "--n_epochs", 1)
     model = only_run_folder(tmp_path) / "model_00000.pt"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clickfile import session_offsets
-from synthetic import DAY, synthetic_clicks
+from clickfile import DAY, session_offsets
+from synthetic import synthetic_clicks
 
 
 @pytest.fixture(scope="module")

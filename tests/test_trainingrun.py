@@ -1,0 +1,144 @@
+"""Every flag reaches what it is for: a run with it differs from one without, in the way that it should."""
+
+import pytest
+import torch
+
+from clickfile import write_click_files
+from errors import UserError
+from evaluation import evaluate
+from main import evaluate_checkpoint
+from parameters import THEMES, parse_flags, training_parameters
+from preprocessing import TRAIN_ONLY, VALID, split
+from runfolder import RunFolder, read_checkpoint
+from synthetic import synthetic_clicks
+from trainingrun import TrainingRun
+
+BASE = "--hidden_size 4 --batch_size 8 --n_epochs 1 --device cpu"
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    files = split(synthetic_clicks(n_sessions=300, n_items=30, n_days=4, seed=0))
+    write_click_files({folder / name: files[name] for name in (TRAIN_ONLY, VALID)})
+    return folder
+
+
+def trained(line, data_folder, tmp_path):
+    """The weights after an epoch, as one vector per table or matrix."""
+    flags = parse_flags(f"{BASE} --data_folder {data_folder} {line}".split())
+    run = TrainingRun(training_parameters(flags))
+    folder = RunFolder.create(tmp_path)
+    run.train(folder)
+    return run, folder
+
+
+def same_weights(line, other, data_folder, tmp_path):
+    first, second = (trained(each, data_folder, tmp_path)[0].model.state_dict() for each in (line, other))
+    return first.keys() == second.keys() and all(
+        first[name].shape == second[name].shape and torch.equal(first[name], second[name]) for name in first
+    )
+
+
+CHANGES = [
+    ("", "--time_sort false"),
+    ("", "--hidden_size 5"),
+    ("", "--num_layers 2"),
+    ("", "--embedding_dim 4"),
+    ("", "--constrained_embedding"),
+    ("", "--dropout_input 0.2"),
+    ("", "--dropout_hidden 0"),
+    ("", "--reset_gate after"),
+    ("--constrained_embedding", "--constrained_embedding --reset_gate before"),
+    ("", "--final_act linear"),
+    ("", "--final_act relu"),
+    ("", "--final_act leaky-0.2"),
+    ("", "--sigma 0.3"),
+    ("", "--loss_type BPR"),
+    ("", "--n_sample 4"),
+    ("--n_sample 4", "--n_sample 4 --sample_alpha 0"),
+    ("--loss_type BPR-max", "--loss_type BPR-max --bpreg 0.1"),
+    ("--loss_type CrossEntropy", "--loss_type CrossEntropy --logq 1"),
+    ("--loss_type CrossEntropy --n_sample 4 --logq 1", "--loss_type CrossEntropy --n_sample 4 --logq 0.5"),
+    ("", "--optimizer_type RMSProp"),
+    ("", "--optimizer_type Adadelta"),
+    ("", "--optimizer_type Adam"),
+    ("--optimizer_type SGD", "--optimizer_type SGD --momentum 0.5"),
+    ("", "--lr 0.02"),
+    ("", "--momentum 0.1"),
+    ("", "--weight_decay 0.1"),
+    ("", "--eps 0.1"),
+    ("", "--batch_size 9"),
+    ("", "--n_epochs 2"),
+    ("", "--seed 23"),
+]
+NO_CHANGES = [
+    ("", ""),
+    ("", "--k_eval 3 5"),
+    ("", "--tie_breaking median"),
+    ("", "--save_every 3"),
+    ("--loss_type CrossEntropy", "--loss_type CrossEntropy --final_act softmax_logit"),
+    ("--optimizer_type Adam", "--optimizer_type SparseAdam"),
+    ("", "--reset_gate before"),
+]
+
+
+@pytest.mark.parametrize(("line", "other"), CHANGES)
+def test_flags_that_change_the_weights(line, other, data_folder, tmp_path):
+    assert not same_weights(line, other, data_folder, tmp_path)
+
+
+@pytest.mark.parametrize(("line", "other"), NO_CHANGES)
+def test_flags_that_do_not(line, other, data_folder, tmp_path):
+    assert same_weights(line, other, data_folder, tmp_path)
+
+
+def test_no_flag_of_the_model_the_loss_or_the_optimizer_is_missing_above():
+    tried = " ".join(other for _, other in CHANGES)
+    for theme in ("model", "loss and negative samples", "optimizer"):
+        assert all(f"--{parameter.name} " in f"{tried} " for parameter in THEMES[theme])
+
+
+def test_the_epoch_ends_with_two_lanes_only_where_they_are_the_only_negatives(data_folder, tmp_path):
+    alone, sampled = (trained(line, data_folder, tmp_path)[0] for line in ("--n_sample 0", "--n_sample 3"))
+    n_steps = {name: sum(len(block) for block in run.batches) for name, run in (("alone", alone), ("sampled", sampled))}
+    assert min(alive for block in alone.batches for alive in block.alive) >= 2
+    assert min(alive for block in sampled.batches for alive in block.alive) == 1
+    assert n_steps["alone"] < n_steps["sampled"]
+    assert sum(sum(block.alive) for block in sampled.batches) == sampled.sessions.n_transitions
+
+
+def test_evaluation_heeds_ties_and_cutoffs(data_folder, tmp_path, capsys):
+    run, folder = trained("--k_eval 3", data_folder, tmp_path)
+    path = folder.path / "model_00000.pt"
+    checkpoint = read_checkpoint(path)
+    checkpoint["model"]["output_embedding"][:] = 0  # every item ties with every other
+    checkpoint["model"]["output_bias"][:] = 0
+    del checkpoint["format_version"]
+    path = folder.write_checkpoint(checkpoint)
+    capsys.readouterr()
+    printed = {}
+    for ties in ("standard", "conservative", "median"):
+        evaluate_checkpoint(parse_flags(["--is_eval", "--load_model", str(path), "--tie_breaking", ties]))
+        printed[ties] = capsys.readouterr().out
+    assert printed["standard"] == "Recall@3: 1.000000 MRR@3: 1.000000\n"
+    assert printed["conservative"] == printed["median"] == "Recall@3: 0.000000 MRR@3: 0.000000\n"
+    evaluate_checkpoint(parse_flags(["--is_eval", "--load_model", str(path), "--k_eval", "5", "2", "5"]))
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["Recall@2", "Recall@5"]
+    assert evaluate(run.model, run.valid_sessions, (3,)).recall[3] == run.history[0]["recall@3"]
+
+
+def test_weights_that_are_no_numbers_are_not_saved(data_folder, tmp_path):
+    line = "--optimizer_type SGD --loss_type BPR --final_act linear --lr 1e30 --sigma 20"
+    with pytest.raises(UserError, match=r"lower --lr \(now 1e\+30\), --sigma \(now 20\)"):
+        trained(line, data_folder, tmp_path)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_the_device_of_a_checkpoint_is_not_asked_for_again(data_folder, tmp_path):
+    run, folder = trained("", data_folder, tmp_path)
+    assert "device=cpu\n" in (folder.path / "parameter.txt").read_text()
+    checkpoint = run.checkpoint(0, None)
+    checkpoint["parameters"] = checkpoint["parameters"] | {"device": "cuda:7"}
+    path = folder.write_checkpoint(checkpoint)
+    assert evaluate_checkpoint(parse_flags(["--is_eval", "--load_model", str(path)])) == 0
