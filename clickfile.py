@@ -35,10 +35,12 @@ class _Field:
 
 
 def _is_integer(text: str) -> bool:
+    text = text.strip(" \t")  # as Arrow does with numbers
     return bool(re.fullmatch(r"-?[0-9]{1,19}", text)) and -(2**63) <= int(text) < 2**63
 
 
 def _is_seconds(text: str) -> bool:
+    text = text.strip(" \t")
     decimal = re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", text)
     return bool(decimal) and abs(float(text)) < MOST_SECONDS
 
@@ -182,9 +184,10 @@ def _read_columns(
     except (pa.ArrowInvalid, OSError) as arrows_error:
         table, error = None, arrows_error
     if table is None or stream.saw_hexadecimal:
-        if skip_bad_lines:
+        first_problem = next(_line_problems(path, names, fields, has_header), None)
+        if first_problem and skip_bad_lines:
             table = parse(_usable_lines(path, names, fields))
-        elif first_problem := next(_line_problems(path, names, fields, has_header), None):
+        elif first_problem:
             raise UserError(f"{path}, line {first_problem}") from error
     if table is None:
         raise UserError(f"cannot read {path}: {error}") from error
@@ -257,7 +260,7 @@ def _line_problem(line: str, names: Sequence[str], fields: dict[str, _Field | No
         return f"expected {len(names)} columns ({','.join(names)}), found {_shown(line)}"
     for name, value in zip(names, values, strict=True):
         field = fields.get(name)
-        if field and not field.fits(value.strip(" \t")):
+        if field and not field.fits(value):
             return f"{name} is {_shown(value)}, expected {field.expected}"
     return None
 
