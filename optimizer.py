@@ -1,7 +1,7 @@
 r"""Optimizers that update whole parameters and, of item tables, only the rows that took part in a step.
 
-A rule is a pure function of a weight, its gradient and its state, element by element, so one definition serves a whole
-parameter and a few rows of a table alike. For rows, the gradient is the sum over all places where the row occurs in the
+A rule updates a weight and its state in place, element by element, so one definition serves a whole parameter and
+copies of a few rows of a table alike. For rows, the gradient is the sum over all places where the row occurs in the
 step, and weight and state change for the rows that occur and for no others.
 
 Rules: Adagrad (Duchi et al., 2011) with the momentum of the authors' code; RMSProp, Adadelta, Adam and SGD as in
@@ -16,7 +16,7 @@ from torch import Tensor
 from model import Rows
 
 State = tuple[Tensor, ...]
-Rule = Callable[[Tensor, Tensor, State, Tensor], tuple[Tensor, State]]  # weight, gradient, state, step number
+Rule = Callable[[Tensor, Tensor, State, Tensor], None]  # weight, gradient, state, number of the step
 
 
 def adagrad(lr: float, momentum: float = 0.0, eps: float = 1e-6) -> tuple[Rule, int]:
@@ -34,13 +34,12 @@ def adagrad(lr: float, momentum: float = 0.0, eps: float = 1e-6) -> tuple[Rule, 
         The rule, and how many state tensors of a weight's shape it needs (as all rules below).
     """
 
-    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
-        accumulated = torch.addcmul(state[0], grad, grad)
-        update = grad * torch.rsqrt(accumulated + eps)
+    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> None:
+        root = state[0].addcmul_(grad, grad).add(eps).sqrt_()
         if momentum == 0:
-            return torch.add(weight, update, alpha=-lr), (accumulated,)
-        velocity = torch.add(momentum * state[1], update, alpha=-lr)
-        return weight + velocity, (accumulated, velocity)
+            weight.addcdiv_(grad, root, value=-lr)
+        else:
+            weight.add_(state[1].mul_(momentum).addcdiv_(grad, root, value=-lr))
 
     return rule, 1 if momentum == 0 else 2
 
@@ -48,11 +47,9 @@ def adagrad(lr: float, momentum: float = 0.0, eps: float = 1e-6) -> tuple[Rule, 
 def sgd(lr: float, momentum: float = 0.0) -> tuple[Rule, int]:
     r"""SGD as in ``torch.optim.SGD``: :math:`v \leftarrow \mu v + g, \; w \leftarrow w - \eta v`."""
 
-    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
-        if momentum == 0:
-            return torch.add(weight, grad, alpha=-lr), ()
-        velocity = torch.add(grad, state[0], alpha=momentum)
-        return torch.add(weight, velocity, alpha=-lr), (velocity,)
+    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> None:
+        velocity = grad if momentum == 0 else state[0].mul_(momentum).add_(grad)
+        weight.add_(velocity, alpha=-lr)
 
     return rule, 0 if momentum == 0 else 1
 
@@ -62,13 +59,12 @@ def rmsprop(lr: float, momentum: float = 0.0, eps: float = 1e-6, alpha: float = 
     :math:`v \leftarrow \mu v + g / (\sqrt{a} + \epsilon), \; w \leftarrow w - \eta v`.
     """
 
-    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
-        average = torch.addcmul(alpha * state[0], grad, grad, value=1 - alpha)
-        update = grad / (average.sqrt() + eps)
+    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> None:
+        root = state[0].mul_(alpha).addcmul_(grad, grad, value=1 - alpha).sqrt().add_(eps)
         if momentum == 0:
-            return torch.add(weight, update, alpha=-lr), (average,)
-        velocity = torch.add(update, state[1], alpha=momentum)
-        return torch.add(weight, velocity, alpha=-lr), (average, velocity)
+            weight.addcdiv_(grad, root, value=-lr)
+        else:
+            weight.add_(state[1].mul_(momentum).addcdiv_(grad, root), alpha=-lr)
 
     return rule, 1 if momentum == 0 else 2
 
@@ -79,11 +75,12 @@ def adadelta(lr: float, eps: float = 1e-6, rho: float = 0.9) -> tuple[Rule, int]
     \; w \leftarrow w - \eta u`.
     """
 
-    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
-        average = torch.addcmul(rho * state[0], grad, grad, value=1 - rho)
-        update = grad * torch.sqrt((state[1] + eps) / (average + eps))
-        moved = torch.addcmul(rho * state[1], update, update, value=1 - rho)
-        return torch.add(weight, update, alpha=-lr), (average, moved)
+    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> None:
+        average, moved = state
+        average.mul_(rho).addcmul_(grad, grad, value=1 - rho)
+        update = moved.add(eps).div_(average.add(eps)).sqrt_().mul_(grad)
+        moved.mul_(rho).addcmul_(update, update, value=1 - rho)
+        weight.add_(update, alpha=-lr)
 
     return rule, 2
 
@@ -97,12 +94,12 @@ def adam(lr: float, eps: float = 1e-6, beta1: float = 0.9, beta2: float = 0.999)
     :math:`\hat m = m / (1-\beta_1^t), \; \hat a = a / (1-\beta_2^t)` and t the number of this step.
     """
 
-    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
-        mean = torch.add(beta1 * state[0], grad, alpha=1 - beta1)
-        square = torch.addcmul(beta2 * state[1], grad, grad, value=1 - beta2)
-        unbiased_mean = mean / (1 - beta1**step)
-        unbiased_square = square / (1 - beta2**step)
-        return weight - lr * unbiased_mean / (unbiased_square.sqrt() + eps), (mean, square)
+    def rule(weight: Tensor, grad: Tensor, state: State, step: Tensor) -> None:
+        mean, square = state
+        mean.mul_(beta1).add_(grad, alpha=1 - beta1)
+        square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        root = square.div(1 - beta2**step).sqrt_().add_(eps)
+        weight.addcdiv_(mean.div(1 - beta1**step), root, value=-lr)
 
     return rule, 2
 
@@ -157,31 +154,26 @@ class Optimizer:
         """One update.
 
         Args:
-            rows: the table rows that took part, with the values they still have in the tables.
+            rows: the table rows that took part, with the values they still have in the tables; they get the new ones.
             row_grads: the gradient of the values of each of ``rows``.
             network_grads: the gradient of each network parameter, in the order of ``network``.
         """
         self.step_number += 1
         for (name, weight), grad in zip(self.network.items(), network_grads, strict=True):
-            state = self.state[name]
-            new_weight, new_state = self._apply(weight, grad, state)
-            weight.copy_(new_weight)
-            for old, new in zip(state, new_state, strict=True):
-                old.copy_(new)
+            self._apply(weight, grad, self.state[name])
         for (name, index, values), grad in zip(rows, row_grads, strict=True):
             state = self.state[name]
-            grad = sum_repeated_rows(index, grad, self.place_of)
-            row_state = tuple(tensor.index_select(0, index) for tensor in state)
-            new_values, new_state = self._apply(values, grad, row_state)
+            row_values, row_state = values.detach(), tuple(tensor.index_select(0, index) for tensor in state)
+            self._apply(row_values, sum_repeated_rows(index, grad, self.place_of), row_state)
             # A row that occurs twice has the same new values in both places: it does not matter which is written last.
-            self.tables[name].index_copy_(0, index, new_values)
-            for old, new in zip(state, new_state, strict=True):
-                old.index_copy_(0, index, new)
+            self.tables[name].index_copy_(0, index, row_values)
+            for tensor, new in zip(state, row_state, strict=True):
+                tensor.index_copy_(0, index, new)
 
-    def _apply(self, weight: Tensor, grad: Tensor, state: State) -> tuple[Tensor, State]:
+    def _apply(self, weight: Tensor, grad: Tensor, state: State) -> None:
         if self.weight_decay != 0:
             grad = torch.add(grad, weight, alpha=self.weight_decay)
-        return self.rule(weight, grad, state, self.step_number)
+        self.rule(weight, grad, state, self.step_number)
 
     def state_dict(self) -> dict:
         """The step number and all state tensors, as plain containers of tensors."""

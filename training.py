@@ -1,7 +1,10 @@
 """The training loop: what a step does, and an epoch of steps."""
 
+import ctypes
 import math
+import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -157,3 +160,17 @@ class _Ledger:
         if self.bar is not None:
             self.bar.update(n_clicks)
             self.bar.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what a step frees for the next one, where it is glibc.
+
+    By default it gives blocks of a few hundred kilobytes back to the system and takes them again, page by page, in every
+    step: with 2,048 negatives that costs a third of a step's time on a CPU.
+    """
+    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of <malloc.h>
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(mmap_threshold, 32 * 2**20)
+            libc.mallopt(trim_threshold, 2**30)

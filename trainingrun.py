@@ -19,7 +19,7 @@ from model import GRU4Rec
 from optimizer import Optimizer, make_rule
 from parameters import checked_parameters
 from runfolder import RunFolder, metrics_columns, metrics_row
-from training import Diverged, EpochProgress, train_epoch
+from training import Diverged, EpochProgress, keep_freed_memory, train_epoch
 
 SAVE_SECONDS = 600  # how often to save within an epoch where --save_every does not say
 
@@ -39,6 +39,8 @@ class TrainingRun:
         self.parameters = p = parameters
         self.device = choose_device(p.device)
         p.device = str(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         use_deterministic_algorithms(p.deterministic, self.device)
         folder = Path(p.data_folder)
         clicks = read_session_clicks(folder / p.train_data)

@@ -34,7 +34,7 @@ def make_optimizer(rule, weight, weight_decay=0.0, n_items=6):
 def step_on_rows(optimizer, table, index, grad):
     index = torch.as_tensor(index)
     network_grads = [torch.zeros_like(weight) for weight in optimizer.network.values()]
-    optimizer.step([Rows("t", index, table[index].clone())], [grad], network_grads)
+    optimizer.step([Rows("t", index, table[index])], [grad], network_grads)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
