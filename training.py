@@ -165,8 +165,8 @@ class _Ledger:
 def keep_freed_memory() -> None:
     """Have the C library keep what a step frees for the next one, where it is glibc.
 
-    By default it gives blocks of a few hundred kilobytes back to the system and takes them again, page by page, in every
-    step: with 2,048 negatives that costs a third of a step's time on a CPU.
+    By default it gives blocks of a few hundred kilobytes back to the system and takes them again, page by page, in
+    every step: with 2,048 negatives that costs a third of a step's time on a CPU.
     """
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of <malloc.h>
     if sys.platform == "linux":
