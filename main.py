@@ -14,6 +14,7 @@ from errors import UserError, run_script
 from evaluation import evaluate
 from interruption import Interrupted
 from parameters import PARAMETERS, evaluation_parameters, parse_flags, resumed_parameters, training_parameters
+from presets import preset_table
 from runfolder import RunFolder, newest_checkpoint, read_checkpoint
 from trainingrun import (
     TrainingRun,
@@ -37,6 +38,9 @@ def main() -> int:
 
 def run(flags: dict[str, Any]) -> int:
     """Do what the flags ask for; the exit code."""
+    if flags.get("preset") == "list":
+        print(preset_table())
+        return 0
     if flags.get("is_eval"):
         return evaluate_checkpoint(flags)
     if flags.get("resume"):

@@ -16,6 +16,7 @@ from lossfunction import LOSSES
 from model import final_activation
 from optimizer import OPTIMIZERS
 from preprocessing import DATA_FOLDER, TRAIN_ONLY, VALID
+from presets import PRESETS
 
 RESET_GATES = ("auto", "before", "after")
 WITH_MOMENTUM = ("Adagrad", "RMSProp", "SGD")
@@ -183,6 +184,12 @@ THEMES = {
         P("eps", 1e-6, POSITIVE, "keeps the optimizer from dividing by zero"),
     ),
     "run": (
+        P(
+            "preset",
+            None,
+            _name(["list", *PRESETS]),
+            "all parameters of a published row, except those that other flags name; list: show the rows",
+        ),
         P("batch_size", 50, COUNT, "sessions trained side by side (lanes)"),
         P("n_epochs", 10, COUNT, "passes over the training sessions"),
         P("seed", 22, SEED, "of initial weights, dropout and negative samples", aliases=("-seed",)),
@@ -272,6 +279,7 @@ def training_parameters(flags: dict[str, Any]) -> Namespace:
     Raises:
         UserError: the parameters contradict each other.
     """
+    flags = _of_preset(flags) | flags
     parameters = Namespace(**{name: parameter.default for name, parameter in PARAMETERS.items()} | flags)
     if parameters.final_act is None:
         parameters.final_act = DEFAULT_FINAL_ACT[parameters.loss_type]
@@ -280,6 +288,17 @@ def training_parameters(flags: dict[str, Any]) -> Namespace:
         if name in flags:
             warn(f"--{name} has no effect {reason}")
     return parameters
+
+
+def _of_preset(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags of the preset that ``flags`` name, if they do; tells which of them others replace."""
+    if "preset" not in flags:
+        return {}
+    preset = parse_flags(PRESETS[flags["preset"]].flags.split())
+    replaced = [name for name in preset if name in flags and flags[name] != preset[name]]
+    changes = [f"--{name} {shown(flags[name])} instead of {shown(preset[name])}" for name in replaced]
+    print(f"preset {flags['preset']}" + (f", with {', '.join(changes)}" if changes else ""))
+    return preset
 
 
 def resumed_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespace:

@@ -1,5 +1,7 @@
 """Flags: their defaults are the paper's, their values are checked, and none is ignored in silence."""
 
+import re
+
 import pytest
 
 from errors import UserError
@@ -12,6 +14,7 @@ from parameters import (
     resumed_parameters,
     training_parameters,
 )
+from presets import PRESETS, preset_table
 
 
 def parsed(line: str):
@@ -140,6 +143,26 @@ def test_a_flag_without_effect_is_named(capsys, line, flag):
 def test_flags_with_an_effect_are_not_warned_of(capsys, line):
     parsed(line)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_whole_and_without_surprise(capsys, name):
+    parsed(f"--preset {name}")
+    assert capsys.readouterr().err == ""
+    named = set(parse_flags(PRESETS[name].flags.split()))
+    assert {"loss_type", "hidden_size", "batch_size", "dropout_hidden", "lr"} <= named
+
+
+def test_flags_win_over_a_preset_and_the_change_is_told(capsys):
+    p = parsed("--preset cikm2018-bprmax --lr 0.1 --batch_size 32 --seed 3")
+    assert (p.loss_type, p.lr, p.momentum, p.batch_size, p.bpreg, p.seed) == ("BPR-max", 0.1, 0.3, 32, 1.0, 3)
+    assert capsys.readouterr().out == "preset cikm2018-bprmax, with --lr 0.1 instead of 0.2\n"
+
+
+def test_presets_are_listed_with_their_figures():
+    lines = preset_table().splitlines()
+    assert len(lines) == 1 + len(PRESETS) == 16
+    assert any(re.search(r"^authors-best +0\.7283 +0\.3205 +YooChoose \[A\]$", line) for line in lines)
 
 
 def test_resuming_takes_the_checkpoints_parameters():
