@@ -1,0 +1,228 @@
+"""The papers' tables on your files: trains and evaluates published rows and baselines, and sets them side by side.
+
+    python reproduce.py --data_folder data/preprocessed_data --seeds 3
+    python reproduce.py --rows POP Item-KNN authors-best --n_epochs 5 --output reproduction
+
+Rows are run one after another; those that are finished are not run again, one that was cut off goes on where it was.
+Leaves ``results.csv`` (a row per run), ``table.md`` and, where matplotlib is installed, ``table.png``.
+"""
+
+import argparse
+import csv
+import io
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from atomicfile import atomic_write, make_folder
+from baselines import BASELINES
+from dataset import ItemIndex, encode_sessions, read_session_clicks
+from errors import FlagParser, UserError, run_script, warn
+from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, compared_with_paper, size_of
+from presets import PRESETS, YOOCHOOSE
+
+K = 20
+COLUMNS = {"row": str, "seed": int, "n_epochs": int, "files": str, "recall": float, "mrr": float, "seconds": float}
+PUBLISHED_BASELINES = {  # [1], table 1
+    "POP": (0.0050, 0.0012),
+    "S-POP": (0.2672, 0.1775),
+    "Item-KNN": (0.5065, 0.2048),
+    "BPR-MF": (0.2574, 0.0618),
+}
+PUBLISHED_FIGURES = PUBLISHED_BASELINES | {
+    name: (preset.recall, preset.mrr) for name, preset in PRESETS.items() if preset.data == YOOCHOOSE
+}
+ROWS = [*BASELINES, *PRESETS]
+DEFAULT_ROWS = [*BASELINES, *(name for name, preset in PRESETS.items() if preset.data == YOOCHOOSE)]
+HERE = Path(__file__).parent
+Result = dict[str, Any]  # a row of results.csv: COLUMNS to values
+
+
+class Files:
+    """The files of a table, read and encoded.
+
+    Attributes:
+        name: tells them from others: clicks to train on, next clicks to evaluate.
+        are_the_papers: they are those of [1], so that figures compare with published ones.
+    """
+
+    def __init__(self, folder: Path, train_data: str, test_data: str):
+        clicks = read_session_clicks(folder / train_data)
+        test_clicks = read_session_clicks(folder / test_data)
+        self.index = ItemIndex.of(clicks)
+        self.train, _ = encode_sessions(clicks, self.index)
+        self.test, _ = encode_sessions(test_clicks, self.index)
+        self.name = f"{len(clicks)} {self.test.n_transitions}"
+        train_size, test_size = size_of(clicks), size_of(test_clicks)
+        self.are_the_papers = bool(compared_with_paper(TRAIN_FULL, train_size) and compared_with_paper(TEST, test_size))
+        self.protocol = (
+            "These are the paper's files (full YooChoose, last day): the figures compare with the published ones."
+            if self.are_the_papers
+            else f"{train_data} and {test_data} of {folder} are not the paper's files (full YooChoose, last day): the "
+            "figures compare with each other, not with the published ones."
+        )
+
+
+def run_baseline(name: str, files: Files) -> tuple[float, float, float]:
+    """Fit and evaluate a baseline: Recall, MRR, seconds."""
+    began = time.perf_counter()
+    metrics = BASELINES[name](files.train, len(files.index)).evaluate(files.test, (K,))
+    return metrics.recall[K], metrics.mrr[K], time.perf_counter() - began
+
+
+def run_preset(name: str, seed: int, flags: argparse.Namespace) -> tuple[float, float, float]:
+    """Train a preset with ``main.py``, or go on training it: Recall and MRR of its last epoch, seconds of training.
+
+    Raises:
+        UserError: ``main.py`` failed; it has said why.
+    """
+    folder = flags.output / f"{name}-seed{seed}"
+    command = [sys.executable, HERE / "main.py", "--preset", name, "--seed", seed, "--resume"]
+    command += ["--checkpoint_dir", folder, "--data_folder", flags.data_folder, "--n_epochs", flags.n_epochs]
+    command += ["--train_data", flags.train_data, "--valid_data", flags.test_data]
+    command += ["--device", flags.device] if flags.device else []
+    code = subprocess.run(list(map(str, command))).returncode
+    if code != 0:
+        raise UserError(f"{name} with seed {seed} ended with exit code {code}; run the same line again to go on")
+    newest = max(folder.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime_ns)
+    with open(newest) as file:
+        epochs = list(csv.DictReader(file))[: flags.n_epochs]
+    seconds = sum(float(epoch["seconds"]) for epoch in epochs)
+    return float(epochs[-1][f"recall@{K}"]), float(epochs[-1][f"mrr@{K}"]), seconds
+
+
+def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
+    """Run what is asked and not finished yet, keeping ``results.csv`` up to date; the asked results in their order."""
+    path = flags.output / "results.csv"
+    results = read_results(path)
+    asked = []
+    for row in flags.rows:
+        for seed in [0] if row in BASELINES else range(1, flags.seeds + 1):
+            what = {
+                "row": row,
+                "seed": seed,
+                "n_epochs": 0 if row in BASELINES else flags.n_epochs,
+                "files": files.name,
+            }
+            result = next((each for each in results if each.items() >= what.items()), None)
+            if result is None:
+                figures = run_baseline(row, files) if row in BASELINES else run_preset(row, seed, flags)
+                recall, mrr, seconds = figures
+                result = what | {"recall": recall, "mrr": mrr, "seconds": round(seconds, 1)}
+                results.append(result)
+                write_results(path, results)
+            print(f"{row}, seed {seed}: Recall@{K} {result['recall']:.4f}, MRR@{K} {result['mrr']:.4f}", flush=True)
+            asked.append(result)
+    return asked
+
+
+def read_results(path: Path) -> list[Result]:
+    """The finished runs of ``results.csv``; none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path) as file:
+        rows = list(csv.DictReader(file))
+    try:
+        return [{name: convert(row[name]) for name, convert in COLUMNS.items()} for row in rows]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a table of this script; name another folder with --output") from error
+
+
+def write_results(path: Path, results: list[Result]) -> None:
+    """Write ``results.csv``."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(results)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def spread(values: list[float], shown: Callable[[float], str]) -> str:
+    """The mean of some runs, with their standard deviation where there are several."""
+    mean = shown(statistics.mean(values))
+    return f"{mean} ± {shown(statistics.stdev(values))}" if len(values) > 1 else mean
+
+
+def markdown_table(results: list[Result], protocol: str, comparable: bool) -> str:
+    """The results as a Markdown table; with published figures and differences where these compare."""
+    published_columns = " published Recall / MRR | difference |" if comparable else ""
+    lines = [protocol, "", f"| row | Recall@{K} | MRR@{K} |{published_columns} runs | seconds a run |"]
+    lines.append("| --- " * (lines[-1].count("|") - 1) + "|")
+    for row in dict.fromkeys(result["row"] for result in results):
+        runs = [result for result in results if result["row"] == row]
+        recall, mrr, seconds = ([run[name] for run in runs] for name in ("recall", "mrr", "seconds"))
+        cells = [row, spread(recall, "{:.4f}".format), spread(mrr, "{:.4f}".format)]
+        if comparable and row in PUBLISHED_FIGURES:
+            published_recall, published_mrr = PUBLISHED_FIGURES[row]
+            differences = statistics.mean(recall) - published_recall, statistics.mean(mrr) - published_mrr
+            cells += [f"{published_recall:.4f} / {published_mrr:.4f}", "{:+.4f} / {:+.4f}".format(*differences)]
+        elif comparable:
+            cells += ["", ""]
+        cells += [str(len(runs)), f"{statistics.mean(seconds):.0f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: list[Result], path: Path) -> None:
+    """Recall and MRR of every row as bars, where matplotlib is installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        warn("no matplotlib, so no picture of the table: pip install matplotlib")
+        return
+    rows = list(dict.fromkeys(result["row"] for result in results))
+    figure = Figure(figsize=(10, 1.2 + 0.35 * len(rows)), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2, sharey=True), ("recall", "mrr"), strict=True):
+        axes.barh(rows, [statistics.mean(run[name] for run in results if run["row"] == row) for row in rows])
+        axes.scatter([run[name] for run in results], [run["row"] for run in results], color="black", s=8, zorder=2)
+        axes.set_title(f"{name.upper() if name == 'mrr' else name.capitalize()}@{K}")
+    figure.axes[0].invert_yaxis()
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    with atomic_write(path) as file:
+        file.write(content.getbuffer())
+
+
+def parse_flags() -> argparse.Namespace:
+    parser = FlagParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--data_folder", type=Path, default=DATA_FOLDER, help="prepared files (%(default)s)")
+    parser.add_argument("--train_data", default=TRAIN_FULL, help="file to train on (%(default)s)")
+    parser.add_argument("--test_data", default=TEST, help="file to measure on (%(default)s)")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        default=DEFAULT_ROWS,
+        choices=ROWS,
+        metavar="ROW",
+        help=f"of {', '.join(ROWS)} (default: all of YooChoose)",
+    )
+    parser.add_argument("--n_epochs", type=int, default=10, help="epochs of every preset (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of every preset, with seeds 1, 2, … (%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder for results (%(default)s)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
+    flags = parser.parse_args()
+    if flags.n_epochs < 1 or flags.seeds < 1:
+        raise UserError("--n_epochs and --seeds start at 1")
+    return flags
+
+
+def main() -> None:
+    flags = parse_flags()
+    files = Files(flags.data_folder, flags.train_data, flags.test_data)
+    print(files.protocol, flush=True)
+    make_folder(flags.output)
+    results = run_rows(files, flags)
+    table = markdown_table(results, files.protocol, files.are_the_papers)
+    with atomic_write(flags.output / "table.md") as file:
+        file.write(table.encode())
+    plot(results, flags.output / "table.png")
+    print(f"\n{table}\nwritten to {flags.output}")
+
+
+if __name__ == "__main__":
+    run_script(main)
