@@ -1,0 +1,205 @@
+"""How fast, on data of YooChoose's size that this script makes itself: training, evaluation, preprocessing, loading.
+
+    python benchmark.py training                 # steps per second of three published settings
+    python benchmark.py evaluation               # against the naive argsort of a score matrix
+    python benchmark.py preprocessing loading    # whole processes on 33 million raw clicks: seconds and peak memory
+
+Medians of several runs, the first of them not counted. Files are made once and kept in ``--folder``.
+"""
+
+import argparse
+import itertools
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from atomicfile import make_folder
+from dataset import Block, NegativeSampler, SessionParallelBatches, Sessions
+from errors import FlagParser, UserError, run_script
+from evaluation import rank_next_clicks, ranks_of_targets
+from lossfunction import make_loss_function
+from model import score
+from optimizer import Optimizer, make_rule
+from parameters import parse_flags as parse_main_flags
+from parameters import training_parameters
+from preprocessing import TRAIN_FULL, VALID
+from presets import PRESETS
+from synthetic import synthetic_clicks, write_raw_clicks
+from training import EpochProgress, keep_freed_memory, train_epoch
+from trainingrun import choose_device, make_model
+
+N_ITEMS = 37_483
+N_RAW_SESSIONS, N_DAYS = 8_400_000, 182  # some 33 million clicks from April to September
+TRAINING_PRESETS = ("authors-best", "authors-retailrocket", "iclr2016-top1-100")
+HERE = Path(__file__).parent
+
+
+def sessions_like_yoochoose(n_sessions: int) -> Sessions:
+    """Synthetic sessions over all 37,483 items, each of which occurs."""
+    clicks = synthetic_clicks(n_sessions, N_ITEMS, n_days=5, seed=1)
+    lengths = np.unique(clicks.session, return_counts=True)[1]
+    every_item = np.arange(N_ITEMS - N_ITEMS % 2).reshape(-1, 2)
+    items = np.concatenate((clicks.item - clicks.item.min(), every_item.ravel(), [0, N_ITEMS - 1]))
+    lengths = np.concatenate((lengths, np.full(len(every_item) + 1, 2)))
+    return Sessions(items.astype(np.int32), np.concatenate(([0], np.cumsum(lengths))))
+
+
+def medians(run: Callable[[], float], n_runs: int) -> float:
+    """The median of what ``run`` returns, the first time not counted."""
+    run()
+    return statistics.median(run() for _ in range(n_runs))
+
+
+class _FirstBlocks:
+    """The first steps of an epoch, as something that :func:`training.train_epoch` takes."""
+
+    def __init__(self, batches: SessionParallelBatches, n_blocks: int):
+        self.batches, self.n_lanes, self.n_blocks = batches, batches.n_lanes, n_blocks
+
+    def blocks(self, from_step: int = 0) -> Iterator[Block]:
+        return itertools.islice(self.batches.blocks(from_step), self.n_blocks)
+
+
+def benchmark_training(device: torch.device, n_runs: int) -> None:
+    """Steps per second of published settings, everything but evaluation included."""
+    sessions = sessions_like_yoochoose(100_000)
+    support = torch.from_numpy(sessions.support(N_ITEMS))
+    for name in TRAINING_PRESETS:
+        p = training_parameters(parse_main_flags(PRESETS[name].flags.split()))
+        torch.manual_seed(p.seed)
+        model = make_model(p, N_ITEMS).to(device)
+        rule = make_rule(p.optimizer_type, p.lr, p.momentum, p.eps)
+        optimizer = Optimizer(model.network_parameters(), model.item_tables(), rule)
+        loss_function = make_loss_function(p.loss_type, p.bpreg, p.logq, p.sample_alpha, support.to(device))
+        batches = SessionParallelBatches(sessions, p.batch_size, min_alive=1 if p.n_sample else 2)
+        sampler = NegativeSampler(support.numpy(), p.sample_alpha, p.n_sample, p.seed, device)
+
+        def steps_per_second(
+            parts: tuple = (model, optimizer, loss_function), batches=batches, sampler=sampler
+        ) -> float:
+            progress = EpochProgress(0)
+            train_epoch(*parts, _FirstBlocks(batches, 2), sampler, progress)
+            return progress.step / progress.seconds
+
+        speed = medians(steps_per_second, n_runs)
+        print(f"training {name}: {speed:,.0f} steps/s, {speed * p.batch_size:,.0f} clicks/s", flush=True)
+
+
+def benchmark_evaluation(device: torch.device, n_runs: int) -> None:
+    """Ranks of next clicks per second, against those of an argsort of the same scores."""
+    sessions = sessions_like_yoochoose(2_000)
+    table, bias = torch.randn(N_ITEMS, 100, device=device), torch.randn(N_ITEMS, device=device)
+
+    def scores_of(n: int) -> Tensor:
+        return score(torch.randn(n, 100, device=device), table, bias)
+
+    def count() -> float:
+        began = time.perf_counter()
+        ranks = rank_next_clicks(lambda step: scores_of(len(step.inputs)), sessions, "standard", device)
+        ranks.sum().item()
+        return len(ranks) / (time.perf_counter() - began)
+
+    def argsort() -> float:
+        scores, targets = scores_of(256), torch.arange(256, device=device)
+        began = time.perf_counter()
+        order = scores.argsort(dim=1, descending=True)
+        ranks = (order == targets[:, None]).int().argmax(dim=1) + 1
+        seconds = time.perf_counter() - began
+        assert torch.equal(ranks.double(), ranks_of_targets(scores, targets))
+        return 256 / seconds
+
+    ours, naive = medians(count, n_runs), medians(argsort, n_runs)
+    print(f"evaluation: {ours:,.0f} next clicks/s, scores included; ranking by argsort alone: {naive:,.0f}/s")
+    print(f"evaluation: {ours / naive:.1f} times the argsort", flush=True)
+
+
+def measured(*command: object) -> tuple[float, float]:
+    """Seconds and peak memory in GB of a command.
+
+    Raises:
+        UserError: the command failed.
+    """
+    began = time.perf_counter()
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        raise UserError(f"{' '.join(map(str, command))} failed")
+    kilobyte = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there
+    return time.perf_counter() - began, usage.ru_maxrss * kilobyte / 1e9
+
+
+def raw_clicks(folder: Path) -> Path:
+    """A raw click file of YooChoose's size, made where there is none yet."""
+    path = make_folder(folder) / "clicks.dat"
+    if not path.exists():
+        print(f"making {path}, which takes minutes and some 8 GB of memory", flush=True)
+        write_raw_clicks(path, synthetic_clicks(N_RAW_SESSIONS, N_ITEMS, N_DAYS, seed=1))
+    return path
+
+
+def benchmark_preprocessing(folder: Path) -> None:
+    """preprocessing.py as a process, all four files written."""
+    path = raw_clicks(folder)
+    seconds, gigabytes = measured(sys.executable, HERE / "preprocessing.py", "--clicks", path, "--data_folder", folder)
+    size = path.stat().st_size / 1e9
+    print(f"preprocessing: {size:.2f} GB of raw clicks in {seconds:.1f} s, peak {gigabytes:.2f} GB", flush=True)
+
+
+def benchmark_loading(folder: Path) -> None:
+    """From the start of a process until the first training step, on the full training file."""
+    if not (folder / TRAIN_FULL).exists():
+        benchmark_preprocessing(folder)
+    program = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
+        "from parameters import parse_flags, training_parameters\nfrom trainingrun import TrainingRun\n"
+        f"flags = ['--data_folder', {str(folder)!r}, '--train_data', {TRAIN_FULL!r}, '--valid_data', {VALID!r}]\n"
+        "run = TrainingRun(training_parameters(parse_flags(flags)))\nnext(iter(run.batches))\n"
+    )
+    seconds, gigabytes = measured(sys.executable, "-c", program)
+    print(f"loading until the first step: {seconds:.1f} s, peak {gigabytes:.2f} GB", flush=True)
+
+
+def parse_flags() -> argparse.Namespace:
+    parser = FlagParser(description=__doc__.partition("\n\n")[0])
+    what = ("training", "evaluation", "preprocessing", "loading")
+    parser.add_argument("what", nargs="+", choices=what, help=", ".join(what))
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
+    parser.add_argument("--n_runs", type=int, default=5, help="runs that count (%(default)s)")
+    parser.add_argument("--folder", type=Path, default=Path("data/benchmark"), help="for files (%(default)s)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    flags = parse_flags()
+    device = choose_device(flags.device)
+    if device.type == "cpu":
+        keep_freed_memory()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    print(
+        f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, {device} ({name}), {torch.get_num_threads()} threads"
+    )
+    for what in flags.what:
+        if what == "training":
+            benchmark_training(device, flags.n_runs)
+        elif what == "evaluation":
+            benchmark_evaluation(device, flags.n_runs)
+        elif what == "preprocessing":
+            benchmark_preprocessing(flags.folder)
+        else:
+            benchmark_loading(flags.folder)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"peak memory of this process: {peak / (1e9 if sys.platform == 'darwin' else 1e6):.2f} GB")
+
+
+if __name__ == "__main__":
+    run_script(main)
