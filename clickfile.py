@@ -169,24 +169,22 @@ def _read_columns(
     """Read those of the columns ``names`` that ``fields`` gives a type; the others may hold anything."""
     types = {name: field.arrow_type for name, field in fields.items() if field}
 
-    def parse(stream: io.RawIOBase) -> pa.Table:
+    def parse(source: Path | pa.NativeFile) -> pa.Table:  # no Python file: Arrow's threads may outlive the interpreter
         return pa.csv.read_csv(
-            stream,
+            source,
             read_options=pa.csv.ReadOptions(column_names=names, skip_rows=1 if has_header else 0),
             parse_options=pa.csv.ParseOptions(quote_char=False),
             convert_options=pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
         )
 
     try:
-        with pa.input_stream(path) as file:
-            stream = _HexWatch(file)
-            table, error = parse(stream), None
+        table, error = parse(path), None
     except (pa.ArrowInvalid, OSError) as arrows_error:
         table, error = None, arrows_error
-    if table is None or stream.saw_hexadecimal:
+    if table is None or _has_hexadecimal(path):
         first_problem = next(_line_problems(path, names, fields, has_header), None)
         if first_problem and skip_bad_lines:
-            table = parse(_usable_lines(path, names, fields))
+            table = parse(pa.BufferReader(_usable_lines(path, names, fields)))
         elif first_problem:
             raise UserError(f"{path}, line {first_problem}") from error
     if table is None:
@@ -196,25 +194,15 @@ def _read_columns(
     return table
 
 
-class _HexWatch(io.RawIOBase):
-    """Passes a stream on and notes whether 0x went by: Arrow reads 0x1f as 31, and an id with letters is no id."""
-
-    def __init__(self, stream: pa.NativeFile):
-        super().__init__()
-        self.stream = stream
-        self.saw_hexadecimal = False
-        self.end_of_last = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        content = self.stream.read(size if size >= 0 else None)
-        window = (self.end_of_last + content[:1]).lower()
-        if b"0x" in window or b"0x" in content or b"0X" in content:
-            self.saw_hexadecimal = True
-        self.end_of_last = content[-1:]
-        return content
+def _has_hexadecimal(path: Path) -> bool:
+    """Whether 0x stands anywhere in a file: Arrow reads 0x1f as 31, and an id with letters is no id."""
+    end_of_last = b""
+    with pa.input_stream(path) as stream:
+        while content := stream.read(2**22):
+            if b"0x" in content or b"0X" in content or (end_of_last + content[:1]).lower() == b"0x":
+                return True
+            end_of_last = content[-1:]
+    return False
 
 
 def _line_problems(
@@ -233,7 +221,7 @@ def _line_problems(
         raise UserError(f"{path} holds no clicks")
 
 
-def _usable_lines(path: Path, names: Sequence[str], fields: dict[str, _Field | None]) -> io.BytesIO:
+def _usable_lines(path: Path, names: Sequence[str], fields: dict[str, _Field | None]) -> bytes:
     """The lines of a file without a header that are clicks; says on stderr what was skipped."""
     usable, n_bad, first_problem = io.BytesIO(), 0, ""
     for number, line in enumerate(_lines(path), start=1):
@@ -245,8 +233,7 @@ def _usable_lines(path: Path, names: Sequence[str], fields: dict[str, _Field | N
     if usable.tell() == 0:
         raise UserError(f"{path} holds no clicks")
     warn(f"{path}: skipped {n_bad:,} lines that are not clicks; {first_problem}")
-    usable.seek(0)
-    return usable
+    return usable.getvalue()
 
 
 def _line_problem(line: str, names: Sequence[str], fields: dict[str, _Field | None]) -> str | None:

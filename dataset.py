@@ -80,8 +80,6 @@ def read_session_clicks(path: Path) -> Clicks:
     Raises:
         UserError: the file is missing, malformed, or holds no session of two clicks.
     """
-    if not path.is_file():
-        raise UserError(f"no file {path}: write it with preprocessing.py, or name another with --data_folder")
     clicks = drop_short_sessions(read_clicks(path).sorted())
     if len(clicks) == 0:
         raise UserError(f"{path} holds no session of two clicks, so there is nothing to predict")

@@ -5,6 +5,7 @@ Anything else that goes wrong is a bug of this suite and keeps its traceback.
 """
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -22,7 +23,10 @@ class FlagParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> None:
-        raise UserError(f"{message} (see --help)")
+        known = [name for action in self._actions for name in action.option_strings]
+        head, _, unknown = message.partition("unrecognized arguments: ")
+        meant = difflib.get_close_matches(unknown.split()[0], known, n=1, cutoff=0.75) if unknown and not head else []
+        raise UserError(f"{message} (did you mean {meant[0]}?)" if meant else f"{message} (see --help)")
 
 
 def warn(message: str) -> None:

@@ -6,19 +6,27 @@ python main.py --load_model checkpoint/07240927/model_00003.pt
 python main.py --resume                                     # go on from the newest checkpoint, or start
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from dataset import ItemIndex
-from errors import UserError, run_script
+from errors import UserError, run_script, warn
 from evaluation import evaluate
 from interruption import Interrupted
-from parameters import PARAMETERS, evaluation_parameters, parse_flags, resumed_parameters, training_parameters
+from parameters import (
+    evaluation_parameters,
+    parse_flags,
+    resumed_parameters,
+    same_experiment,
+    training_parameters,
+)
 from presets import preset_table
-from runfolder import RunFolder, newest_checkpoint, read_checkpoint
+from runfolder import RunFolder, checkpoints_newest_first, read_checkpoint
 from trainingrun import (
     TrainingRun,
     choose_device,
+    data_file,
     read_valid_sessions,
     refuse_large_cutoffs,
     restored_model,
@@ -46,14 +54,27 @@ def run(flags: dict[str, Any]) -> int:
     if flags.get("resume"):
         if "load_model" in flags:
             raise UserError("--resume finds the checkpoint by itself: leave --load_model out, or --resume")
-        checkpoint_dir = Path(flags.get("checkpoint_dir", PARAMETERS["checkpoint_dir"].default))
-        if found := newest_checkpoint(checkpoint_dir):
-            path, checkpoint = found
-            return go_on(path, checkpoint, flags, RunFolder(path.parent))
-    elif "load_model" in flags:
+        return resume(flags)
+    if "load_model" in flags:
         path = Path(flags["load_model"])
         return go_on(path, read_checkpoint(path), flags)
     return train(TrainingRun(training_parameters(flags)))
+
+
+def resume(flags: dict[str, Any]) -> int:
+    """Go on from the newest checkpoint of the experiment that the flags describe, in its folder, or start it."""
+    parameters = training_parameters(flags)
+    checkpoint_dir = Path(parameters.checkpoint_dir)
+    for path, checkpoint in checkpoints_newest_first(checkpoint_dir):
+        try:
+            found = same_experiment(saved_parameters(checkpoint, path), parameters)
+        except UserError as error:
+            warn(str(error))
+            continue
+        if found:
+            return go_on(path, checkpoint, vars(parameters), RunFolder(path.parent))
+    print(f"no checkpoint with these parameters in {checkpoint_dir}: starting anew")
+    return train(TrainingRun(parameters))
 
 
 def go_on(path: Path, checkpoint: dict[str, Any], flags: dict[str, Any], folder: RunFolder | None = None) -> int:
@@ -64,7 +85,7 @@ def go_on(path: Path, checkpoint: dict[str, Any], flags: dict[str, Any], folder:
     if n_ended >= parameters.n_epochs:
         if folder:
             folder.write_metrics(checkpoint["history"])
-        print(f"{path} has {n_ended} epochs already; raise --n_epochs to go on")
+        print(f"{path}: {n_ended} of {parameters.n_epochs} epochs are done; raise --n_epochs to go on")
         return 0
     print(f"going on from {path}")
     return train(TrainingRun(parameters, checkpoint), folder)
@@ -78,7 +99,9 @@ def train(training: TrainingRun, folder: RunFolder | None = None) -> int:
         training.train(folder)
     except Interrupted as interrupted:
         newest = max(folder.path.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns)
-        print(f"stopped by {interrupted}, everything is saved; go on with: python main.py --load_model {newest}")
+        resumed = training.parameters.resume
+        how = "the same line again" if resumed else f"python main.py --load_model {newest}"
+        print(f"stopped by {interrupted}, everything is saved; go on with: {how}")
         return interrupted.exit_code
     return 0
 
@@ -92,8 +115,11 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> int:
     parameters = evaluation_parameters(saved_parameters(checkpoint, path), flags)
     model = restored_model(parameters, checkpoint).to(choose_device(parameters.device))
     index = ItemIndex(checkpoint["item_ids"].numpy())
-    sessions = read_valid_sessions(Path(parameters.data_folder) / parameters.valid_data, index)
+    valid_file = data_file(parameters.data_folder, parameters.valid_data)
+    sessions = read_valid_sessions(valid_file, index)
     refuse_large_cutoffs(parameters.k_eval, len(index))
+    what = f"{path} (epoch {checkpoint['epoch']}) on {valid_file}"
+    print(f"{what}: {sessions.n_transitions:,} next clicks", file=sys.stderr)
     try:
         metrics = evaluate(model, sessions, parameters.k_eval, parameters.tie_breaking)
     except FloatingPointError as error:

@@ -87,7 +87,7 @@ def _parse_switch(text: str) -> bool:
         return True
     if text.lower() in ("false", "0", "no", "off"):
         return False
-    raise ValueError(f"{text!r} is not true or false")
+    raise ValueError(f"{text!r} is not true or false, which is all that this switch takes")
 
 
 def _parse_text(text: str) -> str:
@@ -191,7 +191,7 @@ THEMES = {
             "all parameters of a published row, except those that other flags name; list: show the rows",
         ),
         P("batch_size", 50, COUNT, "sessions trained side by side (lanes)"),
-        P("n_epochs", 10, COUNT, "passes over the training sessions"),
+        P("n_epochs", 10, COUNT, "passes over the training sessions, in all"),
         P("seed", 22, SEED, "of initial weights, dropout and negative samples", aliases=("-seed",)),
         P("checkpoint_dir", "checkpoint", FOLDER, "folder that gets a folder for this run"),
         P(
@@ -200,7 +200,12 @@ THEMES = {
             FILE,
             "checkpoint to go on from, in a new run folder; with --is_eval, the one to evaluate",
         ),
-        P("resume", False, SWITCH, "go on from the newest usable checkpoint of --checkpoint_dir, or start without one"),
+        P(
+            "resume",
+            False,
+            SWITCH,
+            "go on from the newest usable checkpoint of --checkpoint_dir that has these parameters, or start anew",
+        ),
         P(
             "save_every",
             0,
@@ -229,18 +234,10 @@ THEMES = {
 }
 PARAMETERS = {parameter.name: parameter for theme in THEMES.values() for parameter in theme}
 
-# What may change from one run to the next of the same training, and what an evaluation takes from its flags.
-FREE_ON_RESUME = (
-    "n_epochs",
-    "data_folder",
-    "train_data",
-    "checkpoint_dir",
-    "load_model",
-    "resume",
-    "save_every",
-    "device",
-    "deterministic",
-)
+# What does not make another experiment; what a flag may change when going on from a checkpoint (the clicks must be the
+# same, wherever they are); and what an evaluation takes from its flags.
+NO_MATTER = ("n_epochs", "checkpoint_dir", "load_model", "resume", "save_every", "device", "deterministic")
+FREE_ON_RESUME = (*NO_MATTER, "data_folder", "train_data")
 FREE_ON_EVALUATION = ("data_folder", "valid_data", "load_model", "is_eval", "device", "k_eval", "tie_breaking")
 
 
@@ -253,7 +250,7 @@ def parse_flags(argv: list[str] | None = None) -> dict[str, Any]:
     parser = FlagParser(
         usage="%(prog)s [--FLAG VALUE ...]",
         description="Train GRU4Rec, evaluate a checkpoint (--is_eval --load_model FILE), "
-        "or go on training from one (--load_model FILE).",
+        "or go on training from one (--load_model FILE): then parameters that no flag names are the checkpoint's.",
         argument_default=argparse.SUPPRESS,
     )
     for theme, parameters in THEMES.items():
@@ -311,9 +308,14 @@ def resumed_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespac
         if name not in FREE_ON_RESUME and saved[name] != value:
             raise UserError(
                 f"--{name} {shown(value)} differs from the checkpoint's {shown(saved[name])}; training goes on with "
-                f"the checkpoint's parameters, so leave the flag out (free are {', '.join(FREE_ON_RESUME)})"
+                f"the checkpoint's parameters, so leave the flag out, or start anew without --load_model"
             )
     return _overridden(saved, flags, FREE_ON_RESUME)
+
+
+def same_experiment(saved: dict[str, Any], parameters: Namespace) -> bool:
+    """Whether a checkpoint with these saved parameters is of the experiment that the parameters describe."""
+    return all(saved[name] == value for name, value in vars(parameters).items() if name not in NO_MATTER)
 
 
 def evaluation_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespace:

@@ -146,7 +146,7 @@ def compared_with_paper(name: str, size: Size) -> str:
 def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
     parser = FlagParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument(
-        "--clicks", type=Path, help="raw clicks, plain or .gz (default: looked for where Kaggle has it)"
+        "--clicks", type=Path, help="raw clicks, plain or .gz (default: looked for in data/ and on Kaggle)"
     )
     parser.add_argument(
         "--test_clicks",

@@ -9,6 +9,7 @@ import csv
 import hashlib
 import io
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, damaged, not a checkpoint of this suite, or of another format version.
     """
+    if path.is_dir():
+        inside = sorted(path.glob("*.pt")) or sorted(path.glob("*/*.pt"))
+        hint = f"name a file in it, such as {inside[-1]}" if inside else "and holds no checkpoint"
+        raise UserError(f"{path} is a folder; {hint}")
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     try:
@@ -163,12 +168,11 @@ def _seal_is_whole(content: bytes) -> bool:
     return content[-size:] == _seal(memoryview(content)[:-size])
 
 
-def newest_checkpoint(checkpoint_dir: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The newest usable checkpoint of all runs in a folder; those that are not usable are named on stderr."""
+def checkpoints_newest_first(checkpoint_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The usable checkpoints of all runs in a folder; those that are not usable are named on stderr."""
     candidates = [(path.stat().st_mtime_ns, path) for path in checkpoint_dir.glob("*/*.pt")]
     for _, path in sorted(candidates, reverse=True):
         try:
-            return path, read_checkpoint(path)
+            yield path, read_checkpoint(path)
         except UserError as error:
             warn(str(error))
-    return None

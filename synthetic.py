@@ -113,7 +113,7 @@ def main() -> None:
     clicks = synthetic_clicks(flags.n_sessions, flags.n_items, flags.n_days, flags.seed)
     make_folder(flags.output.parent)
     write_raw_clicks(flags.output, clicks)
-    print(f"{flags.output}: {len(clicks):,} clicks in {flags.n_sessions:,} sessions over {flags.n_days} days")
+    print(f"{flags.output}: {len(clicks):,} clicks in {flags.n_sessions:,} sessions on {flags.n_items:,} items")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A training run: put together from parameters, driven epoch by epoch, saved, and brought back from a checkpoint."""
 
 import os
+import sys
 import time
 from argparse import Namespace
 from dataclasses import asdict
@@ -42,13 +43,13 @@ class TrainingRun:
         if self.device.type == "cpu":
             keep_freed_memory()
         use_deterministic_algorithms(p.deterministic, self.device)
-        folder = Path(p.data_folder)
-        clicks = read_session_clicks(folder / p.train_data)
+        train_file = data_file(p.data_folder, p.train_data)
+        clicks = read_session_clicks(train_file)
         self.index = ItemIndex.of(clicks)
         self.sessions, _ = encode_sessions(clicks, self.index, p.time_sort)
         self.support = torch.from_numpy(self.sessions.support(len(self.index)))
-        self.valid_sessions = read_valid_sessions(folder / p.valid_data, self.index)
-        self._refuse_misfits(checkpoint)
+        self.valid_sessions = read_valid_sessions(data_file(p.data_folder, p.valid_data), self.index)
+        self._refuse_misfits(checkpoint, train_file)
 
         torch.manual_seed(p.seed)
         self.model = restored_model(p, checkpoint) if checkpoint else make_model(p, len(self.index))
@@ -73,9 +74,9 @@ class TrainingRun:
         """What is trained on what, in a line."""
         p = self.parameters
         return (
-            f"{p.train_data}: {len(self.sessions.items):,} clicks, {len(self.sessions):,} sessions, "
-            f"{len(self.index):,} items; {p.valid_data}: {self.valid_sessions.n_transitions:,} next clicks to evaluate"
-            f"; device: {self.device}"
+            f"{p.train_data}: {len(self.sessions.items):,} clicks in {len(self.sessions):,} sessions on "
+            f"{len(self.index):,} items, {self.sessions.n_transitions:,} next clicks to train on; "
+            f"{p.valid_data}: {self.valid_sessions.n_transitions:,} to evaluate; device: {self.device}"
         )
 
     def train(self, folder: RunFolder) -> None:
@@ -109,9 +110,10 @@ class TrainingRun:
             total=self.sessions.n_transitions,
             initial=self.progress.n_clicks,
             desc=f"epoch {self.progress.epoch}",
-            unit=" clicks",
+            unit=" next clicks",
             unit_scale=True,
-            mininterval=1,
+            mininterval=1 if sys.stderr.isatty() else 60,  # a log file wants a line a minute
+            leave=False,
         ) as bar:
             try:
                 train_epoch(
@@ -152,7 +154,7 @@ class TrainingRun:
             "random_state": random_state,
         }
 
-    def _refuse_misfits(self, checkpoint: dict[str, Any] | None) -> None:
+    def _refuse_misfits(self, checkpoint: dict[str, Any] | None, train_file: Path) -> None:
         p = self.parameters
         if p.batch_size > len(self.sessions):
             raise UserError(
@@ -164,7 +166,8 @@ class TrainingRun:
             and torch.equal(checkpoint["support"], self.support)
         ):
             raise UserError(
-                f"{p.load_model} was trained on other clicks than --train_data names: point it at the same file"
+                f"{p.load_model} was trained on other clicks than those of {train_file}: "
+                "name its file with --data_folder and --train_data"
             )
 
     def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
@@ -237,6 +240,22 @@ def use_deterministic_algorithms(wanted: bool, device: torch.device) -> None:
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
     torch.use_deterministic_algorithms(wanted)
+
+
+def data_file(folder: str, name: str) -> Path:
+    """A prepared file: a name inside the data folder, or a path of its own.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    for path in (Path(folder) / name, Path(name)):
+        if path.is_file():
+            return path
+    there = sorted(path.name for path in Path(folder).glob("*.txt"))
+    hint = (
+        f"there are {', '.join(there)}" if there else "write it with preprocessing.py, or say where with --data_folder"
+    )
+    raise UserError(f"no file {Path(folder) / name}: {hint}")
 
 
 def read_valid_sessions(path: Path, index: ItemIndex) -> Sessions:

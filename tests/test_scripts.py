@@ -110,7 +110,7 @@ def test_a_resumed_run_is_bit_identical(prepared, run_script, tmp_path, setting)
 
     assert figures(rest) == figures(whole)
     done = run_script("main.py", "--load_model", rest / "model_00001.pt", "--n_epochs", 2, "--checkpoint_dir", "none")
-    assert "raise --n_epochs" in done.stdout
+    assert "2 of 2 epochs are done; raise --n_epochs" in done.stdout
     assert not (tmp_path / "none").exists()
 
 
@@ -153,6 +153,9 @@ def test_mistakes_end_with_one_sentence_and_code_2(prepared, run_script, tmp_pat
         ("main.py", "--is_eval"): "--is_eval needs --load_model",
         ("main.py", "--is_eval", "--load_model", "junk.pt"): "junk.pt",
         ("main.py", "--load_model", "nowhere.pt"): "nowhere.pt",
+        ("main.py", "--load_model", model.parent): "is a folder; name a file in it, such as",
+        ("main.py", "--valid_data", "recsys15valid.txt"): f"there are {TEST}, {TRAIN_FULL}, {TRAIN_ONLY}, {VALID}",
+        ("main.py", "--n_epoch", 2): "did you mean --n_epochs?",
         ("main.py", "--load_model", model, "--n_epochs", 2, "--lr", 3): "--lr 3.0 differs",
         ("main.py", "--load_model", model, "--n_epochs", 2, "--data_folder", "other"): "other clicks",
         ("main.py", "--lr", 1e30, "--loss_type", "BPR-max", "--n_epochs", 1): "lower --lr",
@@ -165,6 +168,14 @@ def test_mistakes_end_with_one_sentence_and_code_2(prepared, run_script, tmp_pat
         assert last.startswith("error: "), process.stderr
         assert expected in last
         assert "Traceback" not in process.stderr
+
+
+def test_refusing_a_file_never_ends_in_an_abort(run_script, tmp_path):
+    """Arrow's threads must have nothing of Python's in their hands when the interpreter ends."""
+    (tmp_path / TRAIN_ONLY).write_text("SessionID,ItemID,Time\n")
+    for _ in range(8):
+        process = run_script("main.py", "--data_folder", ".", expect=2)
+        assert process.stderr == f"error: {TRAIN_ONLY} holds no clicks\n"
 
 
 def test_items_that_training_never_saw_are_named(prepared, run_script):
