@@ -188,19 +188,32 @@ def test_a_full_disk_leaves_no_half_of_the_prepared_files(data, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def read_only(tree):
+    """What to put before a command so that it cannot write to a folder; skips where nothing helps."""
+    for path in (*tree.iterdir(), tree):
+        path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
+    if not os.access(tree, os.W_OK):
+        return []
+    mount = f"mount --bind {tree} {tree} && mount -o remount,ro,bind {tree}"  # root heeds no permissions
+    try:
+        subprocess.run(["unshare", "-m", "sh", "-c", mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this user may write even where permissions say no, and may not mount a folder read-only")
+    return ["unshare", "-m", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+
+
 def test_a_read_only_source_tree_will_do(data, tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tree)
-    for path in (*tree.iterdir(), tree):
-        path.chmod(path.stat().st_mode & ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH))
-    if os.access(tree, os.W_OK):
-        pytest.skip("this user may write even where permissions say no")
-    flags = ["--data_folder", data, "--checkpoint_dir", tmp_path / "elsewhere", "--n_epochs", 1, "--hidden_size", 4]
-    process = subprocess.run([sys.executable, tree / "main.py", *map(str, flags)], cwd=tree, env=ENVIRONMENT)
+    command = [*read_only(tree), sys.executable, tree / "main.py", "--data_folder", data, "--n_epochs", 1]
+    command += ["--checkpoint_dir", tmp_path / "elsewhere", "--hidden_size", 4, "--device", "cpu"]
+    touched = subprocess.run([*read_only(tree), "touch", tree / "x"], capture_output=True)
+    process = subprocess.run(list(map(str, command)), cwd=tree, env=ENVIRONMENT, capture_output=True, text=True)
     tree.chmod(0o755)
-    assert process.returncode == 0
+    assert touched.returncode != 0
+    assert process.returncode == 0, process.stderr
     assert list((tmp_path / "elsewhere").glob("*/model_00000.pt"))
 
 
