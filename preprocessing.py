@@ -166,16 +166,18 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     flags = parse_flags()
     path = flags.clicks or find_clicks()
-    folder = make_folder(flags.data_folder)
     print(f"reading {path}" + (f" and {flags.test_clicks}" if flags.test_clicks else ""), flush=True)
     raw = read_raw_clicks(path, flags.skip_bad_lines)
     raw_test = read_raw_clicks(flags.test_clicks, flags.skip_bad_lines) if flags.test_clicks else None
     files = split(raw, raw_test)
-    print(f"{'file':<24}{'clicks':>12}{'sessions':>12}{'items':>9}")
+    folder = make_folder(flags.data_folder)
     write_click_files({folder / name: clicks for name, clicks in files.items()})
+    print(f"{'file':<24}{'clicks':>12}{'sessions':>12}{'items':>9}")
     for name, clicks in files.items():
         size = size_of(clicks)
         remark = compared_with_paper(name, size)
+        if not remark and name in PUBLISHED and path.name in USUAL_NAMES and not flags.test_clicks:
+            remark = f"differs from the published {PUBLISHED[name].clicks:,} in {PUBLISHED[name].sessions:,}"
         print(f"{name:<24}{size.clicks:>12,}{size.sessions:>12,}{size.items:>9,}  {remark}".rstrip(), flush=True)
     if flags.test_clicks:
         print(
