@@ -11,11 +11,12 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -134,9 +135,7 @@ def read_clicks(path: Path) -> Clicks:
     Raises:
         UserError: the file is missing, empty, lacks a column, or holds a line that is not a click.
     """
-    names = _first_line(path).split(",")
-    if missing := [name for name in PREPARED_COLUMNS if name not in names]:
-        raise UserError(f"{path}, line 1: the header lacks {', '.join(missing)}; expected {','.join(PREPARED_COLUMNS)}")
+    names = _header(path, PREPARED_COLUMNS)
     table = _read_columns(path, PREPARED_COLUMNS, names, has_header=True)
     seconds = table["Time"].to_numpy()
     if not (np.abs(seconds) < MOST_SECONDS).all():  # NaN and infinity are not, either
@@ -146,6 +145,37 @@ def read_clicks(path: Path) -> Clicks:
         item=table["ItemID"].to_numpy(),
         time=np.rint(seconds * 1000).astype(np.int64),
     )
+
+
+def stream_sessions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read the columns SessionID and ItemID of a file with a header, some whole sessions at a time, in bounded memory.
+
+    The clicks of a session must be together and in order.
+
+    Yields:
+        Session ids and item ids, int64, of one length.
+
+    Raises:
+        UserError: the file is missing, lacks a column, or holds a line that is not a click.
+    """
+    fields = {name: PREPARED_COLUMNS[name] for name in ("SessionID", "ItemID")}
+    names = _header(path, fields)
+    held_session, held_item = np.zeros((2, 0), dtype=np.int64)
+    if _has_hexadecimal(path) and (problem := next(_line_problems(path, names, fields, has_header=True), None)):
+        raise UserError(f"{path}, line {problem}")
+    try:
+        for batch in pa.csv.open_csv(path, **_csv_options(fields, names, has_header=True)):
+            session = np.concatenate((held_session, batch["SessionID"].to_numpy()))
+            item = np.concatenate((held_item, batch["ItemID"].to_numpy()))
+            last = session_offsets(session)[-2] if len(session) else 0  # the last session may go on in the next batch
+            if last:
+                yield session[:last], item[:last]
+            held_session, held_item = session[last:], item[last:]
+    except (pa.ArrowInvalid, OSError) as error:
+        problem = next(_line_problems(path, names, fields, has_header=True), None)
+        raise UserError(f"{path}, line {problem}" if problem else f"cannot read {path}: {error}") from error
+    if len(held_session):
+        yield held_session, held_item
 
 
 def write_click_files(files: dict[Path, Clicks]) -> None:
@@ -167,24 +197,16 @@ def _read_columns(
     path: Path, fields: dict[str, _Field | None], names: list[str], has_header: bool, skip_bad_lines: bool = False
 ) -> pa.Table:
     """Read those of the columns ``names`` that ``fields`` gives a type; the others may hold anything."""
-    types = {name: field.arrow_type for name, field in fields.items() if field}
-
-    def parse(source: Path | pa.NativeFile) -> pa.Table:  # no Python file: Arrow's threads may outlive the interpreter
-        return pa.csv.read_csv(
-            source,
-            read_options=pa.csv.ReadOptions(column_names=names, skip_rows=1 if has_header else 0),
-            parse_options=pa.csv.ParseOptions(quote_char=False),
-            convert_options=pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
-        )
-
+    options = _csv_options(fields, names, has_header)
     try:
-        table, error = parse(path), None
+        table, error = pa.csv.read_csv(path, **options), None
     except (pa.ArrowInvalid, OSError) as arrows_error:
         table, error = None, arrows_error
     if table is None or _has_hexadecimal(path):
         first_problem = next(_line_problems(path, names, fields, has_header), None)
         if first_problem and skip_bad_lines:
-            table = parse(pa.BufferReader(_usable_lines(path, names, fields)))
+            # no Python file: Arrow's threads may outlive the interpreter
+            table = pa.csv.read_csv(pa.BufferReader(_usable_lines(path, names, fields)), **options)
         elif first_problem:
             raise UserError(f"{path}, line {first_problem}") from error
     if table is None:
@@ -192,6 +214,24 @@ def _read_columns(
     if table.num_rows == 0:
         raise UserError(f"{path} holds no clicks")
     return table
+
+
+def _header(path: Path, fields: Iterable[str]) -> list[str]:
+    """The column names in the first line of a file, which must be there."""
+    names = _first_line(path).split(",")
+    if missing := [name for name in fields if name not in names]:
+        raise UserError(f"{path}, line 1: the header lacks {', '.join(missing)}; expected {','.join(fields)}")
+    return names
+
+
+def _csv_options(fields: dict[str, _Field | None], names: list[str], has_header: bool) -> dict[str, Any]:
+    """How Arrow is to read those of the columns ``names`` that ``fields`` gives a type."""
+    types = {name: field.arrow_type for name, field in fields.items() if field}
+    return {
+        "read_options": pa.csv.ReadOptions(column_names=names, skip_rows=1 if has_header else 0),
+        "parse_options": pa.csv.ParseOptions(quote_char=False),
+        "convert_options": pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
+    }
 
 
 def _has_hexadecimal(path: Path) -> bool:

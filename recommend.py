@@ -1,0 +1,214 @@
+"""Recommendations of a trained model: for some items, for the sessions of a file, or from Python.
+
+    python recommend.py --load_model checkpoint/07240927/model_00009.pt --items 214536502,214536500
+    python recommend.py --load_model FILE --sessions sessions.csv --k 20 --output recommendations.csv
+
+``sessions.csv`` has the columns SessionID and ItemID, the clicks of a session together and in order. The output has a
+row per recommendation: SessionID, ItemID, Rank (from 1), Score. From Python::
+
+    recommender = Recommender.load("checkpoint/07240927/model_00009.pt")
+    recommender.recommend([214536502, 214536500], k=5)
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import torch
+from torch import Tensor
+
+from atomicfile import atomic_write
+from clickfile import session_offsets, stream_sessions
+from dataset import ItemIndex
+from errors import FlagParser, UserError, run_script, warn
+from model import GRU4Rec, score
+from parameters import COUNT, evaluation_parameters
+from runfolder import read_checkpoint
+from trainingrun import choose_device, restored_model, saved_parameters
+
+BATCH_SIZE = 512  # sessions side by side; memory is this times the number of items
+OUTPUT = pa.schema([("SessionID", pa.int64()), ("ItemID", pa.int64()), ("Rank", pa.int64()), ("Score", pa.float32())])
+
+
+class Recommender:
+    """A trained model that recommends items for sessions.
+
+    Args:
+        model: with its trained weights.
+        index: the items that it knows.
+
+    Raises:
+        FloatingPointError: a weight is NaN or infinite.
+    """
+
+    def __init__(self, model: GRU4Rec, index: ItemIndex):
+        model.check_finite()
+        self.model = model.eval()
+        self.index = index
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | None = None) -> "Recommender":
+        """The model of a checkpoint.
+
+        Args:
+            path: the checkpoint.
+            device: cpu, cuda or cuda:N; None for CUDA where there is one, else the CPU.
+
+        Raises:
+            UserError: the checkpoint is unusable, or there is no such device.
+        """
+        checkpoint = read_checkpoint(Path(path))
+        parameters = evaluation_parameters(saved_parameters(checkpoint, Path(path)), {"load_model": str(path)})
+        model = restored_model(parameters, checkpoint).to(choose_device(device))
+        try:
+            return cls(model, ItemIndex(checkpoint["item_ids"].numpy()))
+        except FloatingPointError as error:
+            raise UserError(f"{path} cannot recommend: {error}") from error
+
+    def recommend(self, items: Sequence[int], k: int = 20, exclude_seen: bool = False) -> list[tuple[int, float]]:
+        """The items that are most likely to be clicked next, best first.
+
+        Args:
+            items: ids of the items clicked so far, in order; those that the model does not know are passed over.
+            k: how many to recommend.
+            exclude_seen: leave out the items of ``items``.
+
+        Returns:
+            At most k pairs of item id and score.
+
+        Raises:
+            ValueError: the model knows none of the items, or k is not from 1 to the number of items.
+        """
+        known = self.index.encode(np.asarray(items, dtype=np.int64))
+        known = known[known >= 0]
+        if len(known) == 0:
+            raise ValueError("the model knows none of these items")
+        ids, scores = self.recommend_batch([known], k, exclude_seen)
+        return [(item, s) for item, s in zip(ids[0].tolist(), scores[0].tolist(), strict=True) if np.isfinite(s)]
+
+    @torch.no_grad()
+    def recommend_batch(
+        self, sessions: Sequence[np.ndarray], k: int, exclude_seen: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Recommendations for several sessions at once.
+
+        Args:
+            sessions: item indices of each session, one at least.
+            k: how many to recommend.
+            exclude_seen: leave out the items of a session from its recommendations.
+
+        Returns:
+            Item ids and scores, ``[n_sessions, k]`` each; where too few items are left, the score is minus infinity.
+
+        Raises:
+            ValueError: k is not from 1 to the number of items.
+        """
+        if not 1 <= k <= len(self.index):
+            raise ValueError(f"k is {k}, expected 1 to {len(self.index)}, the number of items")
+        scores = score(self._last_hidden(sessions), self.model.output_embedding, self.model.output_bias)
+        if exclude_seen:
+            row = torch.from_numpy(np.repeat(np.arange(len(sessions)), [len(session) for session in sessions]))
+            seen = torch.from_numpy(np.concatenate(sessions).astype(np.int64))
+            scores[row.to(scores.device), seen.to(scores.device)] = -torch.inf
+        best = scores.topk(k, dim=1)
+        return self.index.ids[best.indices.cpu().numpy()], best.values.cpu().numpy()
+
+    def _last_hidden(self, sessions: Sequence[np.ndarray]) -> Tensor:
+        """The top layer's hidden state after each session, ``[n_sessions, H]``; all sessions advance side by side."""
+        lengths = np.array([len(session) for session in sessions])
+        longest_first = np.argsort(-lengths, kind="stable")  # those that still go on are the first rows
+        padded = np.zeros((len(sessions), lengths.max()), dtype=np.int64)
+        for row, session in enumerate(longest_first):
+            padded[row, : lengths[session]] = sessions[session]
+        hidden = self.model.initial_hidden(len(sessions))
+        clicks = torch.from_numpy(padded).to(hidden.device)
+        starts = torch.zeros(len(sessions), dtype=torch.bool, device=hidden.device)
+        table = getattr(self.model, self.model.input_table)
+        for position in range(lengths.max()):
+            n_going = int((lengths > position).sum())
+            rows = table.index_select(0, clicks[:n_going, position])
+            hidden[:, :n_going] = self.model.advance(rows, hidden[:, :n_going], starts[:n_going])
+        last = torch.empty_like(hidden[-1])
+        last[torch.from_numpy(longest_first).to(hidden.device)] = hidden[-1]
+        return last
+
+
+def recommend_for_file(recommender: Recommender, path: Path, k: int, exclude_seen: bool) -> Iterator[pa.Table]:
+    """Recommendations for the sessions of a file, some sessions at a time; says at the end what it passed over."""
+    unknown: set[int] = set()
+    n_skipped = 0
+    for session, item in stream_sessions(path):
+        known = recommender.index.encode(item)
+        unknown.update(item[known < 0].tolist())
+        n_skipped += len(session_offsets(session)) - len(session_offsets(session[known >= 0]))
+        session, known = session[known >= 0], known[known >= 0]
+        offsets = session_offsets(session)
+        for first in range(0, len(offsets) - 1, BATCH_SIZE):
+            bounds = offsets[first : first + BATCH_SIZE + 1]
+            sessions = np.split(known[bounds[0] : bounds[-1]], bounds[1:-1] - bounds[0])
+            ids, scores = recommender.recommend_batch(sessions, k, exclude_seen)
+            left = np.isfinite(scores)
+            rank = np.broadcast_to(np.arange(1, k + 1), scores.shape)
+            columns = np.repeat(session[bounds[:-1]], left.sum(axis=1)), ids[left], rank[left], scores[left]
+            yield pa.table(list(map(pa.array, columns)), schema=OUTPUT)
+    name_unknown(sorted(unknown))
+    if n_skipped:
+        warn(f"{path}: {n_skipped:,} sessions have no item that the model knows, and get no recommendations")
+
+
+def name_unknown(ids: list[int]) -> None:
+    if ids:
+        shown = ", ".join(map(str, ids[:10])) + (", …" if len(ids) > 10 else "")
+        warn(f"passed over {len(ids):,} items that the model does not know: {shown}")
+
+
+def parse_items(text: str) -> list[int]:
+    try:
+        return [int(item) for item in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of item ids, such as 214536502,214536500") from error
+
+
+def parse_flags() -> argparse.Namespace:
+    parser = FlagParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--load_model", type=Path, required=True, help="checkpoint of main.py")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--items", type=parse_items, help="ids of the items clicked so far, separated by commas")
+    what.add_argument("--sessions", type=Path, help="file with the columns SessionID and ItemID")
+    parser.add_argument(
+        "--output", type=Path, default=Path("recommendations.csv"), help="with --sessions (%(default)s)"
+    )
+    parser.add_argument("--k", type=COUNT, default=20, help="how many to recommend (%(default)s)")
+    parser.add_argument("--exclude_seen", action="store_true", help="leave out items that the session has clicked")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    flags = parse_flags()
+    recommender = Recommender.load(flags.load_model, flags.device)
+    if flags.k > len(recommender.index):
+        raise UserError(f"--k {flags.k} is more than the {len(recommender.index):,} items of {flags.load_model}")
+    if flags.items:
+        known = recommender.index.encode(np.array(flags.items))
+        name_unknown([item for item, index in zip(flags.items, known, strict=True) if index < 0])
+        if (known < 0).all():
+            raise UserError("the model knows none of these --items")
+        print(f"{'rank':>4}  {'item':>12}  {'score':>9}")
+        for rank, (item, item_score) in enumerate(recommender.recommend(flags.items, flags.k, flags.exclude_seen), 1):
+            print(f"{rank:>4}  {item:>12}  {item_score:>9.4f}")
+        return
+    n_rows = 0
+    options = pa.csv.WriteOptions(quoting_style="none")
+    with atomic_write(flags.output) as file, pa.csv.CSVWriter(file, OUTPUT, write_options=options) as writer:
+        for table in recommend_for_file(recommender, flags.sessions, flags.k, flags.exclude_seen):
+            writer.write_table(table)
+            n_rows += table.num_rows
+    print(f"{flags.output}: {n_rows:,} recommendations")
+
+
+if __name__ == "__main__":
+    run_script(main)

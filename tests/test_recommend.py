@@ -1,0 +1,153 @@
+"""Recommendations are the best scores of the model that was evaluated, in a file of any size, whatever the batch."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+import recommend
+from clickfile import stream_sessions
+from dataset import ItemIndex
+from errors import UserError
+from model import GRU4Rec
+from recommend import Recommender
+
+IDS = np.arange(1000, 1030)
+
+
+@pytest.fixture
+def recommender():
+    torch.manual_seed(0)
+    model = GRU4Rec(len(IDS), hidden_size=5, num_layers=2, embedding_dim=4, dropout_hidden=0.5)
+    return Recommender(model, ItemIndex(IDS))
+
+
+def scores_by_hand(recommender, items):
+    """Click by click, one session alone."""
+    hidden = recommender.model.initial_hidden(1)
+    for item in items:
+        scores, hidden = recommender.model.score_all(torch.tensor([item - 1000]), hidden, torch.tensor([False]))
+    return {int(IDS[i]): s for i, s in enumerate(scores[0].tolist())}
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_the_best_scores_come_first(recommender, exclude_seen):
+    items = [1003, 1008, 1003, 1020]
+    scores = scores_by_hand(recommender, items)
+    if exclude_seen:
+        scores = {item: s for item, s in scores.items() if item not in items}
+    expected = sorted(scores, key=scores.get, reverse=True)[:7]
+    got = recommender.recommend(items, k=7, exclude_seen=exclude_seen)
+    assert [item for item, _ in got] == expected
+    assert [s for _, s in got] == pytest.approx([scores[item] for item in expected], abs=1e-6)
+
+
+def test_unknown_items_are_passed_over_and_nothing_known_is_refused(recommender):
+    assert recommender.recommend([5, 1003, 7, 1008]) == recommender.recommend([1003, 1008])
+    with pytest.raises(ValueError, match="none of these items"):
+        recommender.recommend([5, 7])
+    with pytest.raises(ValueError, match="expected 1 to 30"):
+        recommender.recommend([1003], k=31)
+
+
+def test_when_all_items_are_seen_fewer_are_recommended(recommender):
+    assert len(recommender.recommend(list(IDS[:28]), k=10, exclude_seen=True)) == 2
+
+
+def random_sessions(n_sessions=700):
+    rng = np.random.default_rng(0)
+    return {10 * s + 3: rng.choice(IDS, rng.integers(1, 9)).tolist() for s in range(n_sessions)}
+
+
+def write_sessions(path, sessions):
+    lines = [f"{item},x,{session}" for session, items in sessions.items() for item in items]
+    path.write_text("ItemID,extra,SessionID\n" + "\n".join(lines) + "\n")
+
+
+def test_a_file_of_sessions_gives_what_single_sessions_give(recommender, tmp_path, capsys):
+    sessions = random_sessions()
+    sessions[43] = [5, 1001, 6]  # two unknown items
+    sessions[53] = [7]  # nothing known
+    write_sessions(tmp_path / "s.csv", sessions)
+    got = {}
+    for table in recommend.recommend_for_file(recommender, tmp_path / "s.csv", k=3, exclude_seen=True):
+        for row in table.to_pylist():
+            got.setdefault(row["SessionID"], []).append((row["Rank"], row["ItemID"], row["Score"]))
+    assert set(got) == set(sessions) - {53}
+    for session, rows in got.items():
+        expected = recommender.recommend(sessions[session], k=3, exclude_seen=True)
+        assert [(rank, item) for rank, item, _ in rows] == [(i + 1, item) for i, (item, _) in enumerate(expected)]
+        assert [s for *_, s in rows] == pytest.approx([s for _, s in expected], abs=1e-5)
+    complaints = capsys.readouterr().err
+    assert "passed over 3 items that the model does not know: 5, 6, 7\n" in complaints
+    assert "1 sessions have no item" in complaints
+
+
+def test_sessions_are_streamed_whole(tmp_path):
+    sessions = random_sessions(300_000)
+    write_sessions(tmp_path / "s.csv", sessions)
+    n_batches, seen = 0, {}
+    for session, item in stream_sessions(tmp_path / "s.csv"):
+        n_batches += 1
+        ids, lengths = np.unique(session, return_counts=True)
+        assert not set(ids.tolist()) & seen.keys()
+        seen |= dict(zip(ids.tolist(), lengths.tolist(), strict=True))
+        assert len(item) == len(session)
+    assert n_batches > 3
+    assert seen == {session: len(items) for session, items in sessions.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SessionID,Item\n1,2\n", "the header lacks ItemID"),
+        ("SessionID,ItemID\n1,2\n1,x\n", "line 3: ItemID is 'x', expected an integer"),
+        ("SessionID,ItemID\n1,0x1f\n", "line 2: ItemID is '0x1f', expected an integer"),
+    ],
+)
+def test_bad_session_files_are_refused(tmp_path, text, message):
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        list(stream_sessions(tmp_path / "s.csv"))
+
+
+def test_the_script(run_script, tmp_path):
+    run_script("synthetic.py", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
+    run_script("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "data")
+    run_script("main.py", "--data_folder", "data", "--n_epochs", 1, "--hidden_size", 8, "--device", "cpu")
+    (model,) = tmp_path.glob("checkpoint/*/model_00000.pt")
+    run_script("recommend.py", "--load_model", model, "--sessions", "data/recSys15Test.txt", "--k", 4)
+    with open(tmp_path / "recommendations.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["SessionID", "ItemID", "Rank", "Score"]
+    test_sessions = {line.split(",")[0] for line in (tmp_path / "data/recSys15Test.txt").read_text().splitlines()[1:]}
+    assert len(rows) == 4 * len(test_sessions)
+
+    items = f"999,{rows[0]['ItemID']}"
+    shown = run_script("recommend.py", "--load_model", model, "--items", items, "--k", 3, "--exclude_seen")
+    assert "does not know: 999" in shown.stderr
+    assert len(shown.stdout.splitlines()) == 4
+    assert rows[0]["ItemID"] not in shown.stdout
+    mistakes = {
+        ("--items", "a,b"): "is not a list of item ids",
+        ("--items", "999"): "knows none",
+        ("--sessions", "nowhere.csv"): "cannot read nowhere.csv",
+        ("--items", rows[0]["ItemID"], "--k", 500): "--k 500 is more than the",
+        ("--k", 5): "one of the arguments --items --sessions is required",
+    }
+    for arguments, message in mistakes.items():
+        failed = run_script("recommend.py", "--load_model", model, *arguments, expect=2)
+        assert message in failed.stderr
+        assert "Traceback" not in failed.stderr
+
+
+def test_the_documented_lines_of_python_run(recommender, tmp_path):
+    """Importing the module from elsewhere needs nothing but its folder on the path."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from recommend import Recommender; print(Recommender.load)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
