@@ -87,7 +87,9 @@ class Clicks:
         return len(self.session)
 
     def select(self, which: np.ndarray) -> "Clicks":
-        """The clicks that a boolean mask or an index array picks, in its order."""
+        """The clicks that a boolean mask or an index array picks, in its order; these very ones if it picks all."""
+        if which.dtype == bool and which.all():
+            return self
         return Clicks(self.session[which], self.item[which], self.time[which])
 
     def sorted(self) -> "Clicks":
@@ -122,10 +124,12 @@ def read_raw_clicks(path: Path, skip_bad_lines: bool = False) -> Clicks:
         UserError: the file is missing or empty, or holds a line that is not a raw click.
     """
     table = _read_columns(path, RAW_COLUMNS, list(RAW_COLUMNS), has_header=False, skip_bad_lines=skip_bad_lines)
+    columns = _Columns(table)
+    del table
     return Clicks(
-        session=table["session"].to_numpy(),
-        item=table["item"].to_numpy(),
-        time=table["timestamp"].cast(pa.int64()).to_numpy(),
+        session=columns.take("session"),
+        item=columns.take("item"),
+        time=columns.take("timestamp").astype(np.int64),
     )
 
 
@@ -137,14 +141,14 @@ def read_clicks(path: Path) -> Clicks:
     """
     names = _header(path, PREPARED_COLUMNS)
     table = _read_columns(path, PREPARED_COLUMNS, names, has_header=True)
-    seconds = table["Time"].to_numpy()
+    columns = _Columns(table)
+    del table
+    seconds = columns.take("Time")
     if not (np.abs(seconds) < MOST_SECONDS).all():  # NaN and infinity are not, either
         raise UserError(f"{path}, line {next(_line_problems(path, names, PREPARED_COLUMNS, has_header=True))}")
-    return Clicks(
-        session=table["SessionID"].to_numpy(),
-        item=table["ItemID"].to_numpy(),
-        time=np.rint(seconds * 1000).astype(np.int64),
-    )
+    seconds *= 1000
+    time = np.rint(seconds, out=seconds).astype(np.int64)
+    return Clicks(session=columns.take("SessionID"), item=columns.take("ItemID"), time=time)
 
 
 def stream_sessions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -214,6 +218,18 @@ def _read_columns(
     if table.num_rows == 0:
         raise UserError(f"{path} holds no clicks")
     return table
+
+
+class _Columns:
+    """The columns of a table, each given up by Arrow when it is taken: two copies of all would not fit everywhere."""
+
+    def __init__(self, table: pa.Table):
+        self.columns = {name: table[name] for name in table.column_names}
+
+    def take(self, name: str) -> np.ndarray:
+        array = self.columns.pop(name).to_numpy()
+        pa.default_memory_pool().release_unused()
+        return array if array.flags.writeable else array.copy()
 
 
 def _header(path: Path, fields: Iterable[str]) -> list[str]:
