@@ -50,7 +50,7 @@ def _is_timestamp(text: str) -> bool:
     if not re.fullmatch(r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}(\.[0-9]{1,3})?Z", text):
         return False
     try:
-        datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")  # noqa: DTZ007 (only whether there is such a time)
+        datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")
     except ValueError:
         return False
     return True

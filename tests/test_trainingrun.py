@@ -128,6 +128,24 @@ def test_evaluation_heeds_ties_and_cutoffs(data_folder, tmp_path, capsys):
     assert evaluate(run.model, run.valid_sessions, (3,)).recall[3] == run.history[0]["recall@3"]
 
 
+@pytest.mark.parametrize(("seconds", "every", "n_partial"), [(1e9, 0, 1), (0, 0, "steps"), (1e9, 10, "tenths")])
+def test_saving_within_an_epoch_goes_by_the_clock_or_by_steps(
+    seconds, every, n_partial, data_folder, tmp_path, monkeypatch
+):
+    written = []
+    write = RunFolder.write_checkpoint
+    monkeypatch.setattr("trainingrun.SAVE_SECONDS", seconds)
+    monkeypatch.setattr(
+        RunFolder, "write_checkpoint", lambda folder, c: (written.append(c["within_epoch"]), write(folder, c))[1]
+    )
+    run, _ = trained(f"--save_every {every}", data_folder, tmp_path)
+    n_steps = sum(len(block) for block in run.batches)
+    expected = {"steps": n_steps + 1, "tenths": n_steps // 10 + 1}.get(n_partial, n_partial)
+    assert written[-1] is None
+    assert len([progress for progress in written if progress]) == expected
+    assert written[-2]["step"] == n_steps
+
+
 def test_weights_that_are_no_numbers_are_not_saved(data_folder, tmp_path):
     line = "--optimizer_type SGD --loss_type BPR --final_act linear --lr 1e30 --sigma 20"
     with pytest.raises(UserError, match=r"lower --lr \(now 1e\+30\), --sigma \(now 20\)"):
