@@ -1,10 +1,12 @@
 """Files that appear whole or not at all: written beside their place, flushed to disk, then renamed."""
 
+import csv
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from errors import UserError
 
@@ -34,6 +36,20 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 unfinished.unlink()
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows with the same columns as a CSV file with a header, whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_write(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def make_folder(path: Path) -> Path:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from atomicfile import atomic_write, make_folder
+from atomicfile import atomic_write, make_folder, write_csv
 from baselines import BASELINES
 from dataset import ItemIndex, encode_sessions, read_session_clicks
 from errors import FlagParser, UserError, run_script, warn
@@ -114,7 +114,7 @@ def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
                 recall, mrr, seconds = figures
                 result = what | {"recall": recall, "mrr": mrr, "seconds": round(seconds, 1)}
                 results.append(result)
-                write_results(path, results)
+                write_csv(path, results)
             print(f"{row}, seed {seed}: Recall@{K} {result['recall']:.4f}, MRR@{K} {result['mrr']:.4f}", flush=True)
             asked.append(result)
     return asked
@@ -130,16 +130,6 @@ def read_results(path: Path) -> list[Result]:
         return [{name: convert(row[name]) for name, convert in COLUMNS.items()} for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a table of this script; name another folder with --output") from error
-
-
-def write_results(path: Path, results: list[Result]) -> None:
-    """Write ``results.csv``."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(results)
-    with atomic_write(path) as file:
-        file.write(text.getvalue().encode())
 
 
 def spread(values: list[float], shown: Callable[[float], str]) -> str:

@@ -5,7 +5,6 @@ checkpoint is data: tensors and plain values, loaded with ``weights_only=True`` 
 is what ``torch.save`` writes, a zip archive, with the checksum as the archive's comment: ``torch.load`` reads it, too.
 """
 
-import csv
 import hashlib
 import io
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from atomicfile import atomic_write, make_folder
+from atomicfile import atomic_write, make_folder, write_csv
 from errors import UserError, warn
 from evaluation import Metrics
 from parameters import shown
@@ -73,14 +72,8 @@ class RunFolder:
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write ``metrics.csv``: a row per epoch, columns as in the first row; nothing without a row."""
-        if not history:
-            return
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(history)
-        with atomic_write(self.path / "metrics.csv") as file:
-            file.write(text.getvalue().encode())
+        if history:
+            write_csv(self.path / "metrics.csv", history)
 
     def write_checkpoint(self, checkpoint: dict[str, Any]) -> Path:
         """Write a checkpoint: all of ``CONTENT`` but the version. That of an ended epoch replaces the partial one.

@@ -4,8 +4,9 @@ import csv
 
 import pytest
 
+from atomicfile import write_csv
 from preprocessing import TEST, TRAIN_FULL
-from reproduce import COLUMNS, DEFAULT_ROWS, markdown_table, read_results, write_results
+from reproduce import COLUMNS, DEFAULT_ROWS, markdown_table, read_results
 
 RESULTS = [
     dict(zip(COLUMNS, values, strict=True))
@@ -44,7 +45,7 @@ def test_table_on_other_files_has_no_published_figures():
 
 
 def test_results_come_back_as_they_were(tmp_path):
-    write_results(tmp_path / "results.csv", RESULTS)
+    write_csv(tmp_path / "results.csv", RESULTS)
     assert read_results(tmp_path / "results.csv") == RESULTS
     assert read_results(tmp_path / "none.csv") == []
 
