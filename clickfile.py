@@ -165,8 +165,8 @@ def stream_sessions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     fields = {name: PREPARED_COLUMNS[name] for name in ("SessionID", "ItemID")}
     names = _header(path, fields)
     held_session, held_item = np.zeros((2, 0), dtype=np.int64)
-    if _has_hexadecimal(path) and (problem := next(_line_problems(path, names, fields, has_header=True), None)):
-        raise UserError(f"{path}, line {problem}")
+    if _has_hexadecimal(path):
+        _refuse_bad_line(path, names, fields, has_header=True)
     try:
         for batch in pa.csv.open_csv(path, **_csv_options(fields, names, has_header=True)):
             session = np.concatenate((held_session, batch["SessionID"].to_numpy()))
@@ -176,8 +176,8 @@ def stream_sessions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
                 yield session[:last], item[:last]
             held_session, held_item = session[last:], item[last:]
     except (pa.ArrowInvalid, OSError) as error:
-        problem = next(_line_problems(path, names, fields, has_header=True), None)
-        raise UserError(f"{path}, line {problem}" if problem else f"cannot read {path}: {error}") from error
+        _refuse_bad_line(path, names, fields, has_header=True)
+        raise UserError(f"cannot read {path}: {error}") from error
     if len(held_session):
         yield held_session, held_item
 
@@ -207,12 +207,11 @@ def _read_columns(
     except (pa.ArrowInvalid, OSError) as arrows_error:
         table, error = None, arrows_error
     if table is None or _has_hexadecimal(path):
-        first_problem = next(_line_problems(path, names, fields, has_header), None)
-        if first_problem and skip_bad_lines:
+        if not skip_bad_lines:
+            _refuse_bad_line(path, names, fields, has_header)
+        elif next(_line_problems(path, names, fields, has_header), None):
             # no Python file: Arrow's threads may outlive the interpreter
             table = pa.csv.read_csv(pa.BufferReader(_usable_lines(path, names, fields)), **options)
-        elif first_problem:
-            raise UserError(f"{path}, line {first_problem}") from error
     if table is None:
         raise UserError(f"cannot read {path}: {error}") from error
     if table.num_rows == 0:
@@ -275,6 +274,12 @@ def _line_problems(
             yield f"{number}: {problem}"
     if number <= has_header:
         raise UserError(f"{path} holds no clicks")
+
+
+def _refuse_bad_line(path: Path, names: Sequence[str], fields: dict[str, _Field | None], has_header: bool) -> None:
+    """Raise a UserError that names the first line that is not a click, if there is one."""
+    if problem := next(_line_problems(path, names, fields, has_header), None):
+        raise UserError(f"{path}, line {problem}")
 
 
 def _usable_lines(path: Path, names: Sequence[str], fields: dict[str, _Field | None]) -> bytes:

@@ -226,6 +226,10 @@ class GRU4Rec(nn.Module):
         # A one-hot vector's only component is dropped or it is not, and the looked-up row with it.
         return input_rows * F.dropout(input_rows.new_ones(len(input_rows), 1), self.dropout_input, self.training)
 
+    def input_rows(self, inputs: Tensor) -> Tensor:
+        """The rows of the input table [b, ...] for item indices [b], as :meth:`advance` takes them."""
+        return getattr(self, self.input_table).index_select(0, inputs)
+
     @torch.no_grad()
     def score_all(self, inputs: Tensor, hidden: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         """Feed a click to every lane and score every item, for evaluation.
@@ -239,7 +243,7 @@ class GRU4Rec(nn.Module):
         Returns:
             Scores ``[b, n_items]`` and the next hidden state ``[L, b, H]``.
         """
-        hidden = self.advance(getattr(self, self.input_table).index_select(0, inputs), hidden, starts)
+        hidden = self.advance(self.input_rows(inputs), hidden, starts)
         return score(hidden[-1], self.output_embedding, self.output_bias), hidden
 
 

@@ -126,10 +126,9 @@ class Recommender:
         hidden = self.model.initial_hidden(len(sessions))
         clicks = torch.from_numpy(padded).to(hidden.device)
         starts = torch.zeros(len(sessions), dtype=torch.bool, device=hidden.device)
-        table = getattr(self.model, self.model.input_table)
         for position in range(lengths.max()):
             n_going = int((lengths > position).sum())
-            rows = table.index_select(0, clicks[:n_going, position])
+            rows = self.model.input_rows(clicks[:n_going, position])
             hidden[:, :n_going] = self.model.advance(rows, hidden[:, :n_going], starts[:n_going])
         last = torch.empty_like(hidden[-1])
         last[torch.from_numpy(longest_first).to(hidden.device)] = hidden[-1]
