@@ -2,7 +2,7 @@
 
 Every lane of a mini-batch walks through a session of its own, and a lane whose session has ended takes the next session
 in line ([1], "Session-parallel mini-batches"). The order needs no model, so it is laid out ahead as arrays, a block of
-many steps at a time; training reads a step as one row of a block.
+many steps at a time, with the negatives of its steps and the rows of the item tables that each of them needs.
 
 Papers: [1] Hidasi et al., ICLR 2016; [2] Hidasi & Karatzoglou, CIKM 2018.
 """
@@ -10,6 +10,7 @@ Papers: [1] Hidasi et al., ICLR 2016; [2] Hidasi & Karatzoglou, CIKM 2018.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapreplace
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -119,7 +120,7 @@ def _positions_within(lengths: np.ndarray) -> np.ndarray:
 
 
 class Step(NamedTuple):
-    """One mini-batch: the b live lanes, in lane order.
+    """The clicks of one mini-batch: the b live lanes, in lane order.
 
     Attributes:
         inputs: ``[b]`` int64, the item index of each lane's current click.
@@ -306,3 +307,94 @@ def alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             small.append(large.pop())
     threshold[small + large] = 1.0  # what is left differs from 1 by rounding only
     return threshold, alias
+
+
+class Lookup(NamedTuple):
+    """Items to look up in a table, and the rows that this takes, each once.
+
+    Attributes:
+        items: ``[M]`` int64 item indices; one may occur several times.
+        rows: ``[R]`` int64, distinct item indices, all of ``items`` among them.
+        place: ``[M]`` int64, where they are: ``rows[place]`` equals ``items``.
+    """
+
+    items: Tensor
+    rows: Tensor
+    place: Tensor
+
+
+class MiniBatch(NamedTuple):
+    """All that one training step needs to know.
+
+    Attributes:
+        inputs: the ``[b]`` lanes' current items.
+        items: the ``[M]`` items to score: the lanes' targets, then the additional negatives.
+        starts: ``[b]`` bool, lanes that begin a session.
+        lanes: which of all lanes these are, see :class:`Step`.
+    """
+
+    inputs: Lookup
+    items: Lookup
+    starts: Tensor
+    lanes: Tensor | slice
+
+
+class MiniBatchMaker:
+    """Joins clicks and negatives to mini-batches, and finds the distinct items of each.
+
+    Args:
+        n_items: number of items.
+        shared: inputs and items are looked up in one table. Then the rows of the inputs are those of both: first those
+            that only inputs need, then those of the items.
+        device: where the blocks are.
+    """
+
+    CHUNK = 16  # steps whose distinct items are found together
+
+    def __init__(self, n_items: int, shared: bool, device: torch.device):
+        self.shared = shared
+        self.place_of = torch.empty(self.CHUNK, n_items, dtype=torch.int64, device=device)  # scratch
+
+    def mini_batches(self, block: Block, negatives: Tensor) -> list[MiniBatch]:
+        """The mini-batches of a block, with ``negatives`` ``[K, n_sample]`` for its steps."""
+        batches = []
+        for n_alive, run in groupby(range(len(block)), key=block.alive.__getitem__):
+            steps = list(run)
+            these = slice(steps[0], steps[-1] + 1)
+            inputs = block.inputs[these, :n_alive]
+            items = torch.cat((block.targets[these, :n_alive], negatives[these]), dim=1)
+            for k, lookups in zip(steps, self.lookups(inputs, items), strict=True):
+                _, _, starts, lanes = block.step(k)
+                batches.append(MiniBatch(*lookups, starts, lanes))
+        return batches
+
+    def lookups(self, inputs: Tensor, items: Tensor) -> Iterator[tuple[Lookup, Lookup]]:
+        """Of every step, the lookup of its inputs ``[K, b]`` and that of its items ``[K, M]``."""
+        if not self.shared:
+            for (of_inputs, _), (of_items, _) in zip(self.look_up(inputs), self.look_up(items), strict=True):
+                yield of_inputs, of_items
+            return
+        b = inputs.shape[1]
+        for (both, rows, place), n_only_input in self.look_up(torch.cat((inputs, items), dim=1), b):
+            yield Lookup(both[:b], rows, place[:b]), Lookup(both[b:], rows[n_only_input:], place[b:] - n_only_input)
+
+    def look_up(self, items: Tensor, n_first: int = 0) -> Iterator[tuple[Lookup, int]]:
+        """Which rows the items ``[K, M]`` of every step take, in the order of their last occurrences.
+
+        Every item notes its position in a table, where its last occurrence stays; an occurrence that finds itself there
+        stands for all of them. Nothing is sorted.
+
+        Args:
+            n_first: ask also how many of the rows occur among a step's ``n_first`` first items only; they come first.
+        """
+        for chunk in items.split(self.CHUNK):
+            position = torch.arange(chunk.shape[1], device=chunk.device).expand_as(chunk)
+            table = self.place_of[: len(chunk)].scatter_reduce_(1, chunk, position, "amax", include_self=False)
+            last = table.gather(1, chunk)
+            n_distinct = (last == position).cumsum(dim=1)
+            place = (n_distinct - 1).gather(1, last)
+            rows = torch.empty_like(chunk).scatter_(1, place, chunk)
+            n_rows = n_distinct[:, -1].tolist()
+            n_only_first = n_distinct[:, n_first - 1].tolist() if n_first else [0] * len(n_rows)
+            for k, n in enumerate(n_rows):
+                yield Lookup(chunk[k], rows[k, :n], place[k]), n_only_first[k]

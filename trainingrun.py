@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from compilation import choose_step
 from dataset import ItemIndex, NegativeSampler, SessionParallelBatches, Sessions, encode_sessions, read_session_clicks
 from errors import UserError, warn
 from evaluation import evaluate
@@ -65,6 +66,8 @@ class TrainingRun:
         )
         self.batches = SessionParallelBatches(self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2)
         self.sampler = NegativeSampler(self.support.numpy(), p.sample_alpha, p.n_sample, p.seed, self.device)
+        n_steps = p.n_epochs * self.sessions.n_transitions // p.batch_size
+        self.step = choose_step(p.compile, n_steps, self.device)
         self.progress = EpochProgress(epoch=0)
         self.history: list[dict[str, Any]] = []
         if checkpoint:
@@ -125,6 +128,7 @@ class TrainingRun:
                     self.progress,
                     saver,
                     bar,
+                    self.step,
                 )
                 saver.keep(self.progress)
             except (Diverged, FloatingPointError) as error:

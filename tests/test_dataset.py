@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from clickfile import Clicks
 from dataset import (
     ItemIndex,
+    MiniBatchMaker,
     NegativeSampler,
     SessionParallelBatches,
     alias_table,
@@ -197,3 +198,33 @@ def test_sessions_of_large_ids_are_kept_apart():
     sessions, _ = encode_sessions(clicks, ItemIndex.of(clicks))
     assert sessions.items.tolist() == [0, 1, 2, 0]
     assert sessions.offsets.tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("n_sample", [0, 5])
+def test_mini_batches_hold_the_clicks_and_negatives_and_every_row_once(shared, n_sample):
+    rng = np.random.default_rng(3)
+    sessions, _ = make_sessions([rng.integers(0, 9, rng.integers(2, 30)).tolist() for _ in range(20)])
+    maker = MiniBatchMaker(9, shared, torch.device("cpu"))
+    for block in SessionParallelBatches(sessions, 6, block_steps=40):
+        negatives = torch.from_numpy(rng.integers(0, 9, (len(block), n_sample)))
+        mini_batches = maker.mini_batches(block, negatives)
+        assert len(mini_batches) == len(block)
+        for k, batch in enumerate(mini_batches):
+            inputs, targets, starts, lanes = block.step(k)
+            assert batch.inputs.items.tolist() == inputs.tolist()
+            assert batch.items.items.tolist() == targets.tolist() + negatives[k].tolist()
+            assert batch.starts.tolist() == starts.tolist()
+            assert batch.lanes == lanes if isinstance(lanes, slice) else batch.lanes.tolist() == lanes.tolist()
+            for items, rows, place in (batch.inputs, batch.items):
+                assert rows[place].tolist() == items.tolist()
+                assert len(set(rows.tolist())) == len(rows)
+            assert set(batch.items.rows.tolist()) == set(batch.items.items.tolist())
+            if shared:
+                n_items = len(batch.items.rows)
+                assert batch.inputs.rows.tolist()[-n_items:] == batch.items.rows.tolist()
+                assert set(batch.inputs.rows.tolist()[:-n_items]) == set(inputs.tolist()) - set(
+                    batch.items.rows.tolist()
+                )
+            else:
+                assert set(batch.inputs.rows.tolist()) == set(inputs.tolist())
