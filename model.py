@@ -207,11 +207,10 @@ class GRU4Rec(nn.Module):
         """
         values = {table: row_values for table, _, row_values in rows}
         hidden = self.advance(values[self.input_table].index_select(0, input_place), hidden, starts)
-        bias, output_rows = values["output_bias"], values["output_embedding"]
-        if self.shared:
-            output_rows = output_rows[len(output_rows) - len(bias) :]
-        scores = self.activate(score(hidden[-1], output_rows, bias))
-        return scores.gather(1, item_place.expand(len(scores), -1)), hidden
+        output_rows, bias = values["output_embedding"], values["output_bias"]
+        n_only_input = len(output_rows) - len(bias)  # scored, too, which costs less than to leave them out
+        scores = self.activate(score(hidden[-1], output_rows, F.pad(bias, (n_only_input, 0))))
+        return scores.gather(1, (item_place + n_only_input).expand(len(scores), -1)), hidden
 
     def advance(self, input_rows: Tensor, hidden: Tensor, starts: Tensor) -> Tensor:
         """Feed a click to every lane: ``input_rows`` of the input table [b, ...] to the next hidden state [L, b, H]."""
