@@ -129,8 +129,8 @@ def numeric_time(unit: float, expected: str) -> Kind:
 
 
 INTEGER = Kind(pa.int64(), "an integer of at most 64 bits", is_integer, to_numpy)
-PLAIN_TEXT = Kind(_TEXT, "text", is_plain_text, to_nonempty_text)
-TEXT_OR_NOTHING = Kind(_TEXT, "text or nothing", lambda text: not text or is_plain_text(text), to_text)
+PLAIN_TEXT = Kind(_TEXT, "text without control characters, and not empty", is_plain_text, to_nonempty_text)
+TEXT_OR_NOTHING = Kind(_TEXT, "text without control characters", lambda text: not text or is_plain_text(text), to_text)
 SECONDS = numeric_time(1.0, "seconds since the epoch")
 
 
@@ -256,8 +256,7 @@ def shown(text: str) -> str:
 
 
 def _read(source: Path | pa.BufferReader, layout: Layout) -> dict[str, Any]:
-    """The columns as Arrow reads them. It gives up each when it is converted: two copies of all would not fit
-    everywhere."""
+    """The columns, each given up by Arrow when it is converted: there is not always room for two copies of all."""
     table = pa.csv.read_csv(source, **_csv_options(layout))
     columns = {name: table[name] for name in layout.kinds}
     n_lines = table.num_rows

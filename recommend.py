@@ -4,7 +4,8 @@
     python recommend.py --load_model FILE --sessions sessions.csv --k 20 --output recommendations.csv
 
 ``sessions.csv`` has the columns SessionID and ItemID, the clicks of a session together and in order. The output has a
-row per recommendation: SessionID, ItemID, Rank (from 1), Score. From Python::
+row per recommendation: SessionID, ItemID, Rank (from 1), Score. Item ids are those of the training clicks, integers or
+text. From Python::
 
     recommender = Recommender.load("checkpoint/07240927/model_00009.pt")
     recommender.recommend([214536502, 214536500], k=5)

@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import preprocessing
+import reproduce
 from clickfile import Clicks, read_clicks
 from clicklog import LogFormat, from_iso, from_pattern, read_log, sessions_of_users, time_kind
 from delimited import Layout
 from errors import UserError
+from main import evaluate_checkpoint
 from parameters import parse_flags, training_parameters
 from preprocessing import TEST, TRAIN_FULL
 from recommend import Recommender, recommend_for_file
@@ -135,6 +137,12 @@ def test_shops_from_the_log_to_recommendations(shop, session_of, item_of, time_o
     assert {item for item, _ in recommended} == ids
     assert all(type(item) is type(item_of(0)) for item, _ in recommended)
     assert TrainingRun(run.parameters, read_checkpoint(path)).history == run.history  # it can be gone on from
+
+    capsys.readouterr()
+    evaluate_checkpoint(parse_flags(["--is_eval", "--load_model", str(path)]))
+    assert capsys.readouterr().out.startswith(f"Recall@20: {run.history[-1]['recall@20']:.6f} MRR@20:")
+    files = reproduce.Files(Path("data"), TRAIN_FULL, TEST)
+    assert reproduce.run_baseline("Markov chain", files)[0] > reproduce.run_baseline("POP", files)[0]
 
     table = pa.concat_tables(recommend_for_file(Recommender.load(path), Path("data") / TEST, k=2, exclude_seen=False))
     test = read_clicks(Path("data") / TEST)
