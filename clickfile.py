@@ -60,7 +60,12 @@ _TIMESTAMP = Kind(
     _is_timestamp,
     lambda column: to_numpy(column).view(np.int64),
 )
-_RAW = Layout(RAW_COLUMNS, {"session": INTEGER, "timestamp": _TIMESTAMP, "item": INTEGER}, has_header=False)
+_RAW = Layout(
+    RAW_COLUMNS,
+    {"session": INTEGER, "timestamp": _TIMESTAMP, "item": INTEGER},
+    has_header=False,
+    hint="if it is a log of another kind, with a header, name its columns with --columns",
+)
 _INTEGER_LIKE_THE_FIRST = replace(
     INTEGER, expected=f"{INTEGER.expected}, as in the first line (ids that are text stand in quotes)"
 )

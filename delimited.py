@@ -150,6 +150,7 @@ class Layout:
         separator: between values, a single ASCII character.
         quoted: whether a value may stand in double quotes (a quote within it is doubled); if not, a quote is a
             character like any other.
+        hint: what to say where the first line already does not fit.
     """
 
     names: Sequence[str]
@@ -157,6 +158,7 @@ class Layout:
     has_header: bool
     separator: str = ","
     quoted: bool = False
+    hint: str = ""
 
     def split(self, line: str) -> list[str]:
         """The values of a line, in their quotes if they have some."""
@@ -221,7 +223,8 @@ def stream_columns(path: Path, layout: Layout) -> Iterator[dict[str, Any]]:
 def refuse_bad_line(path: Path, layout: Layout) -> None:
     """Raise a UserError that names the first line that does not fit, if there is one."""
     if problem := next(_line_problems(path, layout), None):
-        raise UserError(f"{path}, line {problem}")
+        hint = f"; {layout.hint}" if layout.hint and problem.startswith("1:") else ""
+        raise UserError(f"{path}, line {problem}{hint}")
 
 
 def lines(path: Path) -> Iterator[str]:

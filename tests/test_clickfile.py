@@ -60,7 +60,7 @@ PREPARED = "SessionID,ItemID,Time\n"
     [
         ("", "holds no clicks"),
         ("\n\n", "holds no clicks"),
-        ("session,timestamp,item,category\n" + RAW, "line 1: session is 'session', expected an integer"),
+        ("session,timestamp,item,category\n" + RAW, "line 1: session is 'session', expected an integer.*--columns"),
         (RAW + "2,2014-04-07T10:51:09.277Z,x5,0\n", "line 2: item is 'x5', expected an integer"),
         (RAW + "2,,5,0\n", "line 2: timestamp is '', expected a time such as 2014"),
         (RAW + "2,2014-04-07 10:51:09,5,0\n", "line 2: timestamp is '2014-04-07 10:51:09', expected a time"),
