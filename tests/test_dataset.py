@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from conftest import make_clicks, make_sessions
@@ -110,6 +111,40 @@ def test_index_keeps_the_order_of_first_appearance():
     index = ItemIndex.of(make_clicks([[30, 10], [20, 10]]))
     assert index.ids.tolist() == [30, 10, 20]
     assert index.encode(np.array([20, 99, 30])).tolist() == [2, -1, 0]
+
+
+IDS = [["12", "012", "a", "-3", str(2**63)], ["12", "7", "-3"]]
+
+
+@pytest.mark.parametrize("known", IDS)
+@pytest.mark.parametrize("asked", [["7", "012", "-3", "12", "new"], [7, -3, 12, 99], ["-3", 12, 2**63], [], ["12"]])
+def test_text_and_integers_meet_by_their_text(known, asked):
+    are_integers = known == IDS[1]
+    index = ItemIndex(np.array(known, dtype=np.int64 if are_integers else object))
+    assert index.is_text != are_integers
+    expected = [known.index(str(item)) if str(item) in known else -1 for item in asked]
+    assert index.encode(asked).tolist() == expected
+    back = ItemIndex.from_state(index.state())
+    assert back.ids.tolist() == index.ids.tolist() == ([int(i) for i in known] if are_integers else known)
+    assert back.encode(asked).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "state",
+    [[], ["a", "a"], ["a", 1], ["a", None], [["a"]], torch.zeros(0, dtype=torch.int64), torch.zeros(2)]
+    + [torch.tensor([1, 1]), torch.tensor([[1, 2]]), torch.tensor(3)],
+)
+def test_what_is_no_list_of_ids_is_refused(state):
+    with pytest.raises(ValueError, match="no list of ids"):
+        ItemIndex.from_state(state)
+
+
+def test_clicks_with_text_ids_are_encoded_for_either_index():
+    clicks = Clicks(np.array([0, 0, 0]), np.array([2, 0, 1]), np.arange(3), item_names=pa.array(["a", "7", "07"]))
+    assert ItemIndex.of(clicks).ids.tolist() == ["07", "a", "7"]
+    assert ItemIndex(np.array([3, 7])).encode_clicks(clicks).tolist() == [-1, -1, 1]
+    integers = Clicks(np.array([0, 0]), np.array([7, 3]), np.arange(2))
+    assert ItemIndex.of(clicks).encode_clicks(integers).tolist() == [2, -1]
 
 
 def test_items_that_training_never_saw_are_dropped_and_counted():
