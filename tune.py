@@ -88,8 +88,9 @@ def epochs_of(parameters: Namespace, stopper: Stopper) -> Iterator[TrainingRun]:
 # The search: a study of trials.
 
 
+@lru_cache(maxsize=1)
 def open_study(path: Path) -> "optuna.Study":
-    """The study in an SQLite file; a new one where there is none.
+    """The study in an SQLite file; a new one where there is none. Opened once per process.
 
     Raises:
         UserError: the file is something else, or cannot be written.
