@@ -67,7 +67,7 @@ def _run_in_processes(work: Work, jobs: list[Any], n_jobs: int) -> Iterator[tupl
             try:
                 while pending:
                     done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                    for future in done:
+                    for future in sorted(done, key=lambda future: future.exception() is not None):
                         yield job_of[future], future.result()
                     stop.raise_if_asked()
             except BrokenProcessPool as error:

@@ -38,6 +38,7 @@ from trainingrun import TrainingData, TrainingRun, choose_device, data_file
 
 try:
     import optuna
+    from sqlalchemy.pool import NullPool  # Optuna's way to SQLite
 except ImportError:
     optuna = None
 
@@ -101,7 +102,8 @@ def open_study(path: Path) -> "optuna.Study":
     try:
         storage = optuna.storages.RDBStorage(
             f"sqlite:///{path}",
-            engine_kwargs={"connect_args": {"timeout": 60}},  # how long to wait for others to write
+            # no connection stays open between two uses, and one waits a minute for others to write
+            engine_kwargs={"poolclass": NullPool, "connect_args": {"timeout": 60}},
             heartbeat_interval=HEARTBEAT_SECONDS,
             grace_period=4 * HEARTBEAT_SECONDS,
         )
