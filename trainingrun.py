@@ -4,27 +4,58 @@ import os
 import sys
 import time
 from argparse import Namespace
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from compilation import choose_step
 from dataset import ItemIndex, NegativeSampler, SessionParallelBatches, Sessions, encode_sessions, read_session_clicks
 from errors import UserError, warn
-from evaluation import evaluate
+from evaluation import Metrics, evaluate
 from interruption import StopRequest
 from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, make_rule
 from parameters import checked_parameters
 from runfolder import RunFolder, metrics_columns, metrics_row
-from training import Diverged, EpochProgress, keep_freed_memory, train_epoch
+from training import Diverged, EpochProgress, Keeper, keep_freed_memory, train_epoch
 
 SAVE_SECONDS = 600  # how often to save within an epoch where --save_every does not say
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run trains and is evaluated on. Runs can share it: nothing in it changes.
+
+    Attributes:
+        index: the items of the training file.
+        sessions: those to train on.
+        support: ``[n_items]`` int64, how often each item is clicked in them.
+        valid_sessions: those to evaluate on.
+    """
+
+    index: ItemIndex
+    sessions: Sessions
+    support: Tensor
+    valid_sessions: Sessions
+
+    @classmethod
+    def read(cls, data_folder: str, train_data: str, valid_data: str, time_sort: bool) -> "TrainingData":
+        """Read what the parameters of these names say.
+
+        Raises:
+            UserError: a file is missing or unusable.
+        """
+        clicks = read_session_clicks(data_file(data_folder, train_data))
+        index = ItemIndex.of(clicks)
+        sessions, _ = encode_sessions(clicks, index, time_sort)
+        support = torch.from_numpy(sessions.support(len(index)))
+        return cls(index, sessions, support, read_valid_sessions(data_file(data_folder, valid_data), index))
 
 
 class TrainingRun:
@@ -33,25 +64,25 @@ class TrainingRun:
     Args:
         parameters: all of them, see :mod:`parameters`.
         checkpoint: what :func:`runfolder.read_checkpoint` gave, to go on from there; None starts anew.
+        data: what the parameters' files hold, where that has been read before.
 
     Raises:
         UserError: parameters, data and checkpoint do not fit together.
     """
 
-    def __init__(self, parameters: Namespace, checkpoint: dict[str, Any] | None = None):
+    def __init__(
+        self, parameters: Namespace, checkpoint: dict[str, Any] | None = None, data: TrainingData | None = None
+    ):
         self.parameters = p = parameters
         self.device = choose_device(p.device)
         p.device = str(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
         use_deterministic_algorithms(p.deterministic, self.device)
-        train_file = data_file(p.data_folder, p.train_data)
-        clicks = read_session_clicks(train_file)
-        self.index = ItemIndex.of(clicks)
-        self.sessions, _ = encode_sessions(clicks, self.index, p.time_sort)
-        self.support = torch.from_numpy(self.sessions.support(len(self.index)))
-        self.valid_sessions = read_valid_sessions(data_file(p.data_folder, p.valid_data), self.index)
-        self._refuse_misfits(checkpoint, train_file)
+        data = data or TrainingData.read(p.data_folder, p.train_data, p.valid_data, p.time_sort)
+        self.index, self.sessions, self.support = data.index, data.sessions, data.support
+        self.valid_sessions = data.valid_sessions
+        self._refuse_misfits(checkpoint)
 
         torch.manual_seed(p.seed)
         self.model = restored_model(p, checkpoint) if checkpoint else make_model(p, len(self.index))
@@ -95,9 +126,7 @@ class TrainingRun:
         with StopRequest() as stop:
             for epoch in range(self.progress.epoch, self.parameters.n_epochs):
                 self._train_epoch(folder, stop)
-                metrics = evaluate(
-                    self.model, self.valid_sessions, self.parameters.k_eval, self.parameters.tie_breaking
-                )
+                metrics = self.evaluate()
                 loss, seconds = self.progress.loss, self.progress.seconds
                 self.history.append(metrics_row(epoch, loss, metrics, seconds, self.progress.n_clicks))
                 path = folder.write_checkpoint(self.checkpoint(epoch, within_epoch=None))
@@ -106,6 +135,32 @@ class TrainingRun:
                 print(f"epoch {epoch} loss: {loss:.6f} {figures} ({seconds:.1f} s) {path}", flush=True)
                 self.progress = EpochProgress(epoch + 1)
                 stop.raise_if_asked()
+
+    def train_epoch(self, keeper: Keeper | None = None, bar: tqdm | None = None) -> None:
+        """Train to the end of the epoch of ``progress``; nothing is saved but by the keeper.
+
+        Raises:
+            Diverged: a step's loss is NaN or infinite.
+        """
+        train_epoch(
+            self.model,
+            self.optimizer,
+            self.loss_function,
+            self.batches,
+            self.sampler,
+            self.progress,
+            keeper,
+            bar,
+            self.step,
+        )
+
+    def evaluate(self) -> Metrics:
+        """Recall@K and MRR@K on the validation sessions.
+
+        Raises:
+            FloatingPointError: a weight is NaN or infinite.
+        """
+        return evaluate(self.model, self.valid_sessions, self.parameters.k_eval, self.parameters.tie_breaking)
 
     def _train_epoch(self, folder: RunFolder, stop: StopRequest) -> None:
         """Train to the end of the epoch and save what evaluation must not lose, for that may take a while, too."""
@@ -120,17 +175,7 @@ class TrainingRun:
             leave=False,
         ) as bar:
             try:
-                train_epoch(
-                    self.model,
-                    self.optimizer,
-                    self.loss_function,
-                    self.batches,
-                    self.sampler,
-                    self.progress,
-                    saver,
-                    bar,
-                    self.step,
-                )
+                self.train_epoch(saver, bar)
                 saver.keep(self.progress)
             except (Diverged, FloatingPointError) as error:
                 raise UserError(self._what_to_do_about(error, folder)) from error
@@ -159,7 +204,7 @@ class TrainingRun:
             "random_state": random_state,
         }
 
-    def _refuse_misfits(self, checkpoint: dict[str, Any] | None, train_file: Path) -> None:
+    def _refuse_misfits(self, checkpoint: dict[str, Any] | None) -> None:
         p = self.parameters
         if p.batch_size > len(self.sessions):
             raise UserError(
@@ -171,7 +216,7 @@ class TrainingRun:
             and torch.equal(checkpoint["support"], self.support)
         ):
             raise UserError(
-                f"{p.load_model} was trained on other clicks than those of {train_file}: "
+                f"{p.load_model} was trained on other clicks than those of {data_file(p.data_folder, p.train_data)}: "
                 "name its file with --data_folder and --train_data"
             )
 

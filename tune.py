@@ -1,0 +1,364 @@
+"""Search for the setting with the best validation MRR@20, with Optuna.
+
+    python tune.py --space spaces/bprmax.txt --preset authors-retailrocket --study bprmax.db --n_trials 50 --n_jobs 2
+    python tune.py --space spaces/bprmax.txt --preset authors-retailrocket --study bprmax.db --confirm 3 --final
+
+A trial trains on train only and is evaluated on valid after every epoch, until it falls behind the others or behind
+itself. Trials are kept in an SQLite file: the same line goes on from there. ``--confirm`` trains the best settings
+again, with several seeds; ``--final`` measures the chosen one on the test file, which nothing else reads.
+"""
+
+import argparse
+import io
+import os
+import shlex
+import statistics
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from atomicfile import make_folder
+from errors import FlagParser, UserError, run_script, warn
+from interruption import Interrupted
+from jobs import Stopper, run_jobs
+from parameters import parse_flags, shown, training_parameters
+from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, TRAIN_ONLY, VALID
+from presets import PRESETS
+from reproduce import K, spread
+from searchspace import read_space
+from training import Diverged, EpochProgress
+from trainingrun import TrainingData, TrainingRun, choose_device, data_file
+
+try:
+    import optuna
+    from sqlalchemy.pool import NullPool  # Optuna's way to SQLite
+except ImportError:
+    optuna = None
+
+STUDY_NAME = "GRU4Rec"
+PATIENCE = 3  # epochs without a better one after which a trial ends
+N_SHOWN, N_CONFIRMED = 10, 5  # how many of the best the table shows, and --confirm trains again
+FINAL_SEEDS = (1, 2, 3)
+HEARTBEAT_SECONDS = 15  # of a running trial; one that has missed four of them has lost its process
+
+
+# Training a setting: flags of main.py as text, behind those of the base, which all trials share.
+
+read_data = lru_cache(maxsize=2)(TrainingData.read)  # once per process; two of them where --time_sort is searched
+
+
+def parameters_of(setting: str, flags: Namespace, **others: Any) -> Namespace:
+    """All parameters of a setting; ``others`` are flags of ``main.py``, too.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    files_and_device = {"data_folder": flags.data_folder, "device": flags.device}
+    line = f"{flags.base} {setting} {line_of(files_and_device | others)}"
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # every trial would say the same
+        return training_parameters(parse_flags(shlex.split(line)))
+
+
+def line_of(flags: dict[str, Any]) -> str:
+    """Flags as a command line has them."""
+    return " ".join(f"--{name} {shlex.quote(shown(value))}" for name, value in flags.items())
+
+
+def epochs_of(parameters: Namespace, stopper: Stopper) -> Iterator[TrainingRun]:
+    """Train, yielding the run after every epoch. Nothing is written.
+
+    Raises:
+        UserError: parameters and data do not fit together.
+        Diverged: a step's loss is NaN or infinite.
+    """
+    p = parameters
+    run = TrainingRun(p, data=read_data(p.data_folder, p.train_data, p.valid_data, p.time_sort))
+    for epoch in range(p.n_epochs):
+        run.progress = EpochProgress(epoch)
+        run.train_epoch(stopper)
+        yield run
+
+
+# The search: a study of trials.
+
+
+@lru_cache(maxsize=1)
+def open_study(path: Path) -> "optuna.Study":
+    """The study in an SQLite file; a new one where there is none. Opened once per process.
+
+    Raises:
+        UserError: the file is something else, or cannot be written.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    make_folder(path.parent)
+    try:
+        storage = optuna.storages.RDBStorage(
+            f"sqlite:///{path}",
+            # no connection stays open between two uses, and one waits a minute for others to write
+            engine_kwargs={"poolclass": NullPool, "connect_args": {"timeout": 60}},
+            heartbeat_interval=HEARTBEAT_SECONDS,
+            grace_period=4 * HEARTBEAT_SECONDS,
+        )
+        return optuna.create_study(storage=storage, study_name=STUDY_NAME, direction="maximize", load_if_exists=True)
+    except Exception as error:  # of SQLAlchemy, which is an affair of Optuna's
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is no study, nor can it become one: {reason}; name another with --study") from error
+
+
+def begin_or_go_on(study: "optuna.Study", flags: Namespace) -> None:
+    """Tell a new study what it is made with, and to try the base first; compare with what an old one was told.
+
+    Raises:
+        UserError: the study was made with something else.
+    """
+    data = read_data(str(flags.data_folder), TRAIN_ONLY, VALID, True)
+    made_with = {
+        "clicks": f"{len(data.sessions.items):,} of train only and {data.valid_sessions.n_transitions:,} next of valid",
+        "base": flags.base,
+        "n_epochs": str(flags.n_epochs),
+    } | {name: str(values) for name, values in flags.space.searched.items()}
+    before = study.user_attrs.get("made_with")
+    if before is None:
+        study.set_user_attr("made_with", made_with)
+        base = vars(parameters_of("", flags))
+        outside = [
+            f"--{name} {base[name]}" for name, values in flags.space.searched.items() if base[name] not in values
+        ]
+        if outside:
+            warn(f"the space does not have the base's {', '.join(outside)}, so the base itself is not tried")
+        else:
+            study.enqueue_trial({name: base[name] for name in flags.space.searched})
+    for name in {**(before or {}), **made_with}:
+        was, now = ((made or made_with).get(name, "absent") for made in (before, made_with))
+        if was != now:
+            raise UserError(
+                f"{flags.study} was made with other trials in mind: {name} was {was}, and is {now} now; "
+                "name another file with --study"
+            )
+
+
+def finished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+    """Trials that came to their end, or fell behind; not those that were interrupted."""
+    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    return study.get_trials(deepcopy=False, states=states)
+
+
+def search(study: "optuna.Study", flags: Namespace) -> None:
+    """Run trials until the study has as many finished ones as asked for."""
+    n_finished = len(finished(study))
+    print(f"{flags.study}: {n_finished} of {flags.n_trials} trials are done", flush=True)
+    missing = list(range(n_finished, flags.n_trials))
+    for _, line in run_jobs(partial(run_trial, flags=flags), missing, flags.n_jobs):
+        if line:
+            print(line, flush=True)
+
+
+def run_trial(_: int, stopper: Stopper, flags: Namespace) -> str | None:
+    """Run the study's next trial: what became of it, in a line; None where others have run enough by now."""
+    study = open_study(flags.study)
+    if len(finished(study)) >= flags.n_trials:
+        return None
+    process = os.getpid() if flags.n_jobs > 1 else 0  # those that begin together must not suggest the same
+    seed = np.random.SeedSequence((flags.seed, len(study.trials), process)).generate_state(1)
+    study.sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=int(seed[0]))
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
+    ended: list[optuna.trial.FrozenTrial] = []
+    study.optimize(
+        lambda trial: validation_mrr(trial, stopper, flags),
+        n_trials=1,
+        callbacks=[lambda _, trial: ended.append(trial)],
+    )
+    return outcome(ended[0])
+
+
+def validation_mrr(trial: "optuna.Trial", stopper: Stopper, flags: Namespace) -> float:
+    """Train what a trial suggests: MRR@20 of the best epoch; the trial keeps its number and Recall@20, too.
+
+    Raises:
+        optuna.TrialPruned: it falls behind, diverges, needs too much memory or makes no sense.
+    """
+    setting = line_of(flags.space.suggest(trial))
+    trial.set_user_attr("setting", setting)
+    best, best_epoch = -1.0, 0
+    try:
+        for epoch, run in enumerate(epochs_of(parameters_of(setting, flags, n_epochs=flags.n_epochs), stopper)):
+            metrics = run.evaluate()
+            trial.report(metrics.mrr[K], epoch)
+            if metrics.mrr[K] > best:
+                best, best_epoch = metrics.mrr[K], epoch
+                trial.set_user_attr("n_epochs", epoch + 1)
+                trial.set_user_attr("recall", metrics.recall[K])
+            if trial.should_prune():
+                raise optuna.TrialPruned
+            if epoch - best_epoch == PATIENCE:
+                break
+    except (UserError, Diverged, FloatingPointError, MemoryError, torch.cuda.OutOfMemoryError) as error:
+        trial.set_user_attr("problem", str(error).partition("\n")[0] or "out of memory")
+        raise optuna.TrialPruned from error
+    return best
+
+
+def outcome(trial: "optuna.trial.FrozenTrial") -> str:
+    """What became of a trial, in a line."""
+    attributes = trial.user_attrs
+    became = attributes.get("problem")
+    if became is None:
+        became = f"MRR@{K} {max(trial.intermediate_values.values()):.4f} Recall@{K} {attributes['recall']:.4f}"
+        became += f" after {attributes['n_epochs']} of {len(trial.intermediate_values)} epochs"
+        became += ", pruned" if trial.state == optuna.trial.TrialState.PRUNED else ""
+    return f"trial {trial.number}: {became} ({trial.duration.total_seconds():.0f} s): {attributes['setting']}"
+
+
+def best_trials(study: "optuna.Study", n: int) -> list["optuna.trial.FrozenTrial"]:
+    """The best of those that came to their end, best first, every setting once."""
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    trial_of = {trial.user_attrs["setting"]: trial for trial in sorted(complete, key=lambda trial: trial.value)}
+    return sorted(trial_of.values(), key=lambda trial: -trial.value)[:n]
+
+
+def print_best(study: "optuna.Study") -> None:
+    """The table of the best trials, and which flags mattered where there are enough to say."""
+    best = best_trials(study, N_SHOWN)
+    if not best:
+        raise UserError("no trial has come to its end: widen the space, or raise --n_trials")
+    print(f"\ntrial  MRR@{K}  Recall@{K}  epochs  setting")
+    for trial in best:
+        recall, n_epochs, setting = (trial.user_attrs[name] for name in ("recall", "n_epochs", "setting"))
+        print(f"{trial.number:5}  {trial.value:.4f}  {recall:9.4f}  {n_epochs:6}  {setting}")
+    if len(best) == N_SHOWN:
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        importances = optuna.importance.get_param_importances(study, evaluator=evaluator)
+        print("importance: " + ", ".join(f"{name} {share:.2f}" for name, share in importances.items()))
+
+
+# The best settings again, with several seeds; then the chosen one on the test file.
+
+
+def confirm(study: "optuna.Study", flags: Namespace) -> None:
+    """Train the best settings with several seeds; the study keeps MRR@20 on valid after every epoch."""
+    curves = study.user_attrs.get("confirmed", {})
+    jobs = [
+        (trial.user_attrs["setting"], len(trial.intermediate_values), seed)
+        for trial in best_trials(study, N_CONFIRMED)
+        for seed in range(1, flags.confirm + 1)
+        if str(seed) not in curves.get(trial.user_attrs["setting"], {})
+    ]
+    for (setting, _, seed), curve in run_jobs(partial(validation_curve, flags=flags), jobs, flags.n_jobs):
+        curves.setdefault(setting, {})[str(seed)] = curve
+        study.set_user_attr("confirmed", curves)
+        print(f"seed {seed}: MRR@{K} {max(curve, default=0):.4f}: {setting}", flush=True)
+
+
+def validation_curve(job: tuple[str, int, int], stopper: Stopper, flags: Namespace) -> list[float]:
+    """MRR@20 on valid after every epoch of a setting with a seed; up to where it diverges."""
+    setting, n_epochs, seed = job
+    curve = []
+    try:
+        for run in epochs_of(parameters_of(setting, flags, n_epochs=n_epochs, seed=seed), stopper):
+            curve.append(run.evaluate().mrr[K])
+    except (Diverged, FloatingPointError) as error:
+        warn(f"seed {seed}: {error}: {setting}")
+    return curve
+
+
+def chosen(study: "optuna.Study") -> tuple[str, int]:
+    """The best setting and its number of epochs: by the mean of its seeds where settings are confirmed."""
+    confirmed = study.user_attrs.get("confirmed")
+    if not confirmed:
+        (best,) = best_trials(study, 1)
+        return best.user_attrs["setting"], best.user_attrs["n_epochs"]
+    print(f"\nMRR@{K} of the seeds  epochs  setting")
+    n_seeds = max(map(len, confirmed.values()))
+    candidates = []
+    for setting, curves in confirmed.items():
+        if len(curves) == n_seeds:
+            figures_of = list(zip(*curves.values(), strict=False)) or [(0.0,)]  # by epoch; a diverged one has few
+            n_epochs = 1 + max(range(len(figures_of)), key=lambda epoch: statistics.mean(figures_of[epoch]))
+            figures = figures_of[n_epochs - 1]
+            print(f"{spread(list(figures), '{:.4f}'.format):>19}  {n_epochs:6}  {setting}")
+            candidates.append((statistics.mean(figures), setting, n_epochs))
+    return max(candidates)[1:]
+
+
+def measure(study: "optuna.Study", flags: Namespace) -> None:
+    """Train the chosen setting on train full, with several seeds, and evaluate each run on test once, at its end."""
+    setting, n_epochs = chosen(study)
+    setting += f" --n_epochs {n_epochs}"
+    print(f"\nchosen: {flags.base} {setting}", flush=True)
+    measured = study.user_attrs.get("measured", {})
+    jobs = [(setting, seed) for seed in FINAL_SEEDS if str(seed) not in measured.get(setting, {})]
+    for (_, seed), (recall, mrr) in run_jobs(partial(test_figures, flags=flags), jobs, flags.n_jobs):
+        measured.setdefault(setting, {})[str(seed)] = recall, mrr
+        study.set_user_attr("measured", measured)
+        print(f"seed {seed}: Recall@{K} {recall:.4f} MRR@{K} {mrr:.4f}", flush=True)
+    if len(measured) > 1:
+        warn(f"{len(measured)} settings of this study have been measured on {TEST}: the best of them is no fair figure")
+    recall, mrr = (spread(list(values), "{:.4f}".format) for values in zip(*measured[setting].values(), strict=True))
+    print(f"{TEST}, {len(FINAL_SEEDS)} seeds: Recall@{K} {recall} MRR@{K} {mrr}; the first of them:")
+    files = line_of({"data_folder": flags.data_folder, "train_data": TRAIN_FULL, "valid_data": TEST})
+    print(f"python main.py {files} {flags.base} {setting} --seed {FINAL_SEEDS[0]}")
+
+
+def test_figures(job: tuple[str, int], stopper: Stopper, flags: Namespace) -> tuple[float, float]:
+    """Recall@20 and MRR@20 on the test file of a setting trained on train full with a seed."""
+    setting, seed = job
+    *_, run = epochs_of(parameters_of(setting, flags, seed=seed, train_data=TRAIN_FULL, valid_data=TEST), stopper)
+    metrics = run.evaluate()
+    return metrics.recall[K], metrics.mrr[K]
+
+
+def read_flags(argv: list[str] | None = None) -> Namespace:
+    parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_folder", type=Path, default=DATA_FOLDER, help="prepared files (%(default)s)")
+    parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="what to choose from, see spaces/")
+    parser.add_argument("--preset", choices=PRESETS, metavar="NAME", help="gives what the space does not name")
+    parser.add_argument("--study", type=Path, default=Path("study.db"), metavar="FILE", help="trials (%(default)s)")
+    parser.add_argument("--n_trials", type=int, default=50, help="finished trials of the study, in all (%(default)s)")
+    parser.add_argument("--n_epochs", type=int, default=10, help="epochs of a trial, at most (%(default)s)")
+    parser.add_argument("--n_jobs", type=int, default=1, help="trials side by side (%(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of what is suggested (%(default)s)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
+    parser.add_argument("--confirm", type=int, default=0, metavar="N", help="then train the best again, with N seeds")
+    parser.add_argument("--final", action="store_true", help="then measure the chosen setting on the test file")
+    flags = parser.parse_args(argv)
+    for name, least in (("n_trials", 1), ("n_epochs", 1), ("n_jobs", 1), ("seed", 0), ("confirm", 0)):
+        if getattr(flags, name) < least:
+            raise UserError(f"--{name} {getattr(flags, name)} is below {least}")
+    flags.device = str(choose_device(flags.device))
+    flags.space = read_space(flags.space)
+    flags.base = line_of(({"preset": flags.preset} if flags.preset else {}) | flags.space.fixed)
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    flags = read_flags(argv)
+    if optuna is None:
+        raise UserError("tune.py needs Optuna: pip install optuna")
+    if flags.final:
+        for name in (TRAIN_FULL, TEST):  # missing ones are better known now
+            data_file(str(flags.data_folder), name)
+    study = open_study(flags.study)
+    begin_or_go_on(study, flags)
+    try:
+        search(study, flags)
+        print_best(study)
+        if flags.confirm:
+            confirm(study, flags)
+        if flags.final:
+            measure(study, flags)
+    except Interrupted as interrupted:
+        print(f"stopped by {interrupted}; go on with the same line")
+        return interrupted.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)
