@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from argparse import Namespace
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -88,7 +89,11 @@ class TrainingRun:
         """
         folder.write_parameters(vars(self.parameters))
         folder.write_metrics(self.history)
-        with StopRequest() as stop:
+        events = (
+            folder.tensorboard_events(self.history) if self.parameters.tensorboard else nullcontext(lambda row: None)
+        )
+        draws = True
+        with StopRequest() as stop, events as add_event:
             for epoch in range(self.progress.epoch, self.parameters.n_epochs):
                 self._train_epoch(folder, stop)
                 metrics = evaluate(
@@ -98,6 +103,8 @@ class TrainingRun:
                 self.history.append(metrics_row(epoch, loss, metrics, seconds, self.progress.n_clicks))
                 path = folder.write_checkpoint(self.checkpoint(epoch, within_epoch=None))
                 folder.write_metrics(self.history)
+                add_event(self.history[-1])
+                draws = draws and folder.draw_metrics(self.history)
                 figures = " ".join(metrics.line(k) for k in self.parameters.k_eval)
                 print(f"epoch {epoch} loss: {loss:.6f} {figures} ({seconds:.1f} s) {path}", flush=True)
                 self.progress = EpochProgress(epoch + 1)

@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ENVIRONMENT, ROOT
 
 from interruption import Interrupted, StopRequest
 from preprocessing import TRAIN_ONLY, VALID
@@ -22,7 +22,6 @@ SETTING = (
     "--loss_type CrossEntropy --constrained_embedding --hidden_size 8 --batch_size 8 --dropout_hidden 0.3 --lr 0.1 "
     "--momentum 0.2 --n_sample 16 --logq 1 --device cpu --n_epochs 3 --save_every 40"
 ).split()
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
 
 
 @pytest.fixture(scope="module")
