@@ -62,6 +62,13 @@ def filter_clicks(raw: Clicks) -> Clicks:
     return drop_short_sessions(drop_rare_items(drop_short_sessions(raw.sorted())))
 
 
+def last_days(clicks: Clicks, n_days: int) -> Clicks:
+    """The sessions that begin within the last ``n_days`` days before the latest click of all."""
+    offsets = session_offsets(clicks.session)
+    recent = clicks.time[offsets[:-1]] >= clicks.time.max() - n_days * DAY
+    return clicks.select(np.repeat(recent, np.diff(offsets)))
+
+
 def split_last_day(clicks: Clicks) -> tuple[Clicks, Clicks]:
     """Split off the sessions whose last click lies within a day of the latest click of all.
 
@@ -120,8 +127,11 @@ def size_of(clicks: Clicks) -> Size:
     return Size(len(clicks), len(session_offsets(clicks.session)) - 1, len(pd.unique(clicks.item)))
 
 
-def find_clicks() -> Path:
+def find_clicks(kaggle_input: Path = KAGGLE_INPUT) -> Path:
     """The YooChoose click file where the README or Kaggle put it.
+
+    Args:
+        kaggle_input: the folder in which Kaggle has the attached data sets, each in a folder of its own.
 
     Raises:
         UserError: it is in none of these places.
@@ -130,11 +140,11 @@ def find_clicks() -> Path:
         for place in LOCAL_PLACES:
             if (place / name).is_file():
                 return place / name
-        if found := sorted(KAGGLE_INPUT.glob(f"**/{name}")):
+        if found := sorted(kaggle_input.glob(f"**/{name}")):
             return found[0]
     raise UserError(
-        f"no {USUAL_NAMES[0]} in {', '.join(map(str, LOCAL_PLACES))} or {KAGGLE_INPUT}: download it from "
-        f"{WHERE_TO_GET_IT} into data/, or say where it is with --clicks"
+        f"no {USUAL_NAMES[0]} in {', '.join(map(str, LOCAL_PLACES))} or {kaggle_input}: download it from "
+        f"{WHERE_TO_GET_IT} into data/ (on Kaggle: attach that data set), or say where it is with --clicks"
     )
 
 
@@ -162,29 +172,47 @@ def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="skip lines that are not clicks, and count them (default: refuse the file and write nothing)",
     )
+    parser.add_argument(
+        "--last_days",
+        type=int,
+        help="for a quick look, take only the sessions of the last N days of --clicks (default: all)",
+        metavar="N",
+    )
     parser.add_argument("--data_folder", type=Path, default=DATA_FOLDER, help="where the files go (%(default)s)")
-    return parser.parse_args(argv)
+    flags = parser.parse_args(argv)
+    if flags.last_days is not None and flags.last_days < 1:
+        raise UserError(f"--last_days {flags.last_days} is below 1")
+    return flags
 
 
-def main() -> None:
-    flags = parse_flags()
+def read_asked_clicks(path: Path, flags: argparse.Namespace) -> Clicks:
+    """Raw clicks, all or those of the last days."""
+    clicks = read_raw_clicks(path, flags.skip_bad_lines)
+    return last_days(clicks.sorted(), flags.last_days) if flags.last_days else clicks
+
+
+def main(argv: list[str] | None = None) -> None:
+    flags = parse_flags(argv)
     path = flags.clicks or find_clicks()
     print(f"reading {path}" + (f" and {flags.test_clicks}" if flags.test_clicks else ""), flush=True)
     raw_test = read_raw_clicks(flags.test_clicks, flags.skip_bad_lines) if flags.test_clicks else None
-    files = split(read_raw_clicks(path, flags.skip_bad_lines), raw_test)
+    files = split(read_asked_clicks(path, flags), raw_test)
     folder = make_folder(flags.data_folder)
     write_click_files({folder / name: clicks for name, clicks in files.items()})
     print(f"{'file':<24}{'clicks':>12}{'sessions':>12}{'items':>9}")
     for name, clicks in files.items():
         size = size_of(clicks)
         remark = compared_with_paper(name, size)
-        if not remark and name in PUBLISHED and path.name in USUAL_NAMES and not flags.test_clicks:
+        whole = path.name in USUAL_NAMES and not flags.test_clicks and not flags.last_days
+        if not remark and name in PUBLISHED and whole:
             remark = f"differs from the published {PUBLISHED[name].clicks:,} in {PUBLISHED[name].sessions:,}"
         print(f"{name:<24}{size.clicks:>12,}{size.sessions:>12,}{size.items:>9,}  {remark}".rstrip(), flush=True)
     if flags.test_clicks:
         print(
             "protocol: the challenge's test file; results do not compare with the paper's, which tests on the last day"
         )
+    if flags.last_days:
+        print(f"protocol: {flags.last_days} days only; results do not compare with the paper's, which has all of them")
     print(f"written to {folder}")
 
 

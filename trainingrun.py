@@ -1,7 +1,6 @@
 """A training run: put together from parameters, driven epoch by epoch, saved, and brought back from a checkpoint."""
 
 import os
-import sys
 import time
 from argparse import Namespace
 from contextlib import nullcontext
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from dataset import ItemIndex, NegativeSampler, SessionParallelBatches, Sessions, encode_sessions, read_session_clicks
 from errors import UserError, warn
@@ -20,6 +18,7 @@ from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, make_rule
 from parameters import checked_parameters
+from progress import next_click_bar
 from runfolder import RunFolder, metrics_columns, metrics_row
 from training import Diverged, EpochProgress, keep_freed_memory, train_epoch
 
@@ -113,15 +112,7 @@ class TrainingRun:
     def _train_epoch(self, folder: RunFolder, stop: StopRequest) -> None:
         """Train to the end of the epoch and save what evaluation must not lose, for that may take a while, too."""
         saver = _Saver(self, folder, stop)
-        with tqdm(
-            total=self.sessions.n_transitions,
-            initial=self.progress.n_clicks,
-            desc=f"epoch {self.progress.epoch}",
-            unit=" next clicks",
-            unit_scale=True,
-            mininterval=1 if sys.stderr.isatty() else 60,  # a log file wants a line a minute
-            leave=False,
-        ) as bar:
+        with next_click_bar(f"epoch {self.progress.epoch}", self.sessions.n_transitions, self.progress.n_clicks) as bar:
             try:
                 train_epoch(
                     self.model,
@@ -221,23 +212,36 @@ class _Saver:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device, or CUDA where there is one, else the CPU.
+    """The named device, or CUDA where there is one that works, else the CPU.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: there is no such device here, or it does not work.
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name is None:
-        return torch.device("cuda" if n_gpus else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(name or ("cuda" if n_gpus else "cpu"))
     except RuntimeError as error:
         raise UserError(f"--device {name} is no device; expected cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
         raise UserError(f"--device {name} is not supported; expected cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= n_gpus:
+    if (device.index or 0) >= n_gpus:
         raise UserError(f"--device {name} is not here: PyTorch sees {n_gpus} CUDA devices; use --device cpu")
+    try:
+        _use(device)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if name is None and "no kernel image" in reason:
+            warn(f"PyTorch {torch.__version__} was built without this GPU's kernels ({reason}): going on with the CPU")
+            return torch.device("cpu")
+        raise UserError(f"{device} cannot be used ({reason}); choose another with --device cuda:N or cpu") from error
     return device
+
+
+def _use(device: torch.device) -> None:
+    """Have a device do something: PyTorch counts GPUs as available that its build is too new, or too old, for."""
+    torch.zeros(1, device=device).add_(1)
 
 
 def use_deterministic_algorithms(wanted: bool, device: torch.device) -> None:

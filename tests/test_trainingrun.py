@@ -11,7 +11,7 @@ from parameters import THEMES, parse_flags, training_parameters
 from preprocessing import TRAIN_ONLY, VALID, split
 from runfolder import RunFolder, read_checkpoint
 from synthetic import synthetic_clicks
-from trainingrun import TrainingRun
+from trainingrun import TrainingRun, choose_device
 
 BASE = "--hidden_size 4 --batch_size 8 --n_epochs 1 --device cpu"
 
@@ -160,3 +160,26 @@ def test_the_device_of_a_checkpoint_is_not_asked_for_again(data_folder, tmp_path
     checkpoint["parameters"] = checkpoint["parameters"] | {"device": "cuda:7"}
     path = folder.write_checkpoint(checkpoint)
     assert evaluate_checkpoint(parse_flags(["--is_eval", "--load_model", str(path)])) == 0
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_not_taken(monkeypatch, capsys):
+    def fail(device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nand more")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    used = []
+    monkeypatch.setattr("trainingrun._use", used.append)
+    assert choose_device(None).type == "cuda"
+    assert choose_device("cuda:0") == torch.device("cuda:0")
+    assert used == [torch.device("cuda"), torch.device("cuda:0")]
+
+    monkeypatch.setattr("trainingrun._use", fail)
+    assert choose_device("cpu").type == "cpu"
+    assert capsys.readouterr().err == ""
+    assert choose_device(None).type == "cpu"
+    assert "was built without this GPU's kernels (CUDA error: no kernel image" in capsys.readouterr().err
+    with pytest.raises(UserError, match="cuda:0 cannot be used .*no kernel image"):
+        choose_device("cuda:0")
+    with pytest.raises(UserError, match="--device cuda:1 is not here"):
+        choose_device("cuda:1")
