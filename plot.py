@@ -6,6 +6,9 @@ Every run draws its own, ``metrics.png``, where matplotlib is installed. It is i
 without its global state (pyplot): a process that draws nothing pays nothing, and no display is needed.
 """
 
+from errors import FlagParser, UserError, run_script, warn
+
+# isort: split
 import argparse
 import csv
 import io
@@ -15,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atomicfile import atomic_write
-from errors import FlagParser, UserError, run_script, warn
 from parameters import NO_MATTER
 
 if TYPE_CHECKING:

@@ -8,6 +8,9 @@ never cut in two, and clicks on items that training never saw leave the test set
     python preprocessing.py --clicks yoochoose-clicks.dat --test_clicks yoochoose-test.dat   # the challenge's test file
 """
 
+from errors import FlagParser, UserError, run_script
+
+# isort: split
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,6 @@ import pandas as pd
 
 from atomicfile import make_folder
 from clickfile import DAY, Clicks, read_raw_clicks, session_offsets, write_click_files
-from errors import FlagParser, UserError, run_script
 
 DATA_FOLDER = Path("data/preprocessed_data")
 TRAIN_FULL, TEST = "recSys15TrainFull.txt", "recSys15Test.txt"

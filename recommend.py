@@ -10,6 +10,9 @@ row per recommendation: SessionID, ItemID, Rank (from 1), Score. From Python::
     recommender.recommend([214536502, 214536500], k=5)
 """
 
+from errors import FlagParser, UserError, run_script, warn
+
+# isort: split
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,7 +26,6 @@ from torch import Tensor
 from atomicfile import atomic_write
 from clickfile import session_offsets, stream_sessions
 from dataset import ItemIndex
-from errors import FlagParser, UserError, run_script, warn
 from model import GRU4Rec, score
 from parameters import COUNT, evaluation_parameters
 from runfolder import read_checkpoint

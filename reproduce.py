@@ -7,6 +7,9 @@ Rows are run one after another; those that are finished are not run again, one t
 Leaves ``results.csv`` (a row per run), ``table.md`` and, where matplotlib is installed, ``table.png``.
 """
 
+from errors import FlagParser, UserError, run_script
+
+# isort: split
 import argparse
 import csv
 import statistics
@@ -20,7 +23,6 @@ from typing import Any
 from atomicfile import atomic_write, make_folder, write_csv
 from baselines import BASELINES
 from dataset import ItemIndex, encode_sessions, read_session_clicks
-from errors import FlagParser, UserError, run_script
 from plot import bars, try_to_write_picture
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, compared_with_paper, size_of
 from presets import PRESETS, YOOCHOOSE

@@ -216,6 +216,22 @@ def test_a_read_only_source_tree_will_do(data, tmp_path):
     assert list((tmp_path / "elsewhere").glob("*/model_00000.pt"))
 
 
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6, 1.0])
+def test_ctrl_c_while_a_script_loads_is_no_exception(tmp_path, seconds):
+    process = start(tmp_path, "--data_folder", "nowhere")
+    time.sleep(seconds)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate(timeout=60)
+        assert process.returncode in (130, -signal.SIGINT, 2)
+        assert "Traceback" not in complaints
+
+
+def test_other_programs_keep_their_own_way_with_exceptions():
+    program = "import sys; import main, recommend; sys.exit(sys.excepthook is not sys.__excepthook__)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 def test_handlers_are_put_back_and_the_first_signal_is_only_noted():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
