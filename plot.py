@@ -101,7 +101,7 @@ def write_picture(draw: Callable[[], "Figure"], path: Path) -> None:
 
 
 def try_to_write_picture(draw: Callable[[], "Figure"], path: Path) -> bool:
-    """Do as :func:`write_picture` for a picture that nothing hangs on: say on stderr if it cannot be drawn.
+    """Do as :func:`write_picture` for a picture that nothing hangs on: say so if it cannot be drawn.
 
     Returns:
         Whether it was drawn.
@@ -113,9 +113,11 @@ def try_to_write_picture(draw: Callable[[], "Figure"], path: Path) -> bool:
         write_picture(draw, path)
     except UserError:
         raise
+    except ModuleNotFoundError:
+        print(f"no {path.name}: {NOT_INSTALLED}")
+        return False
     except Exception as error:  # a broken installation shows in any way, and is no reason to end a day's training
-        reason = NOT_INSTALLED if isinstance(error, ModuleNotFoundError) else f"matplotlib failed: {error}"
-        warn(f"no {path.name}: {reason}")
+        warn(f"no {path.name}: matplotlib failed: {error}")
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""How far work has come and how long is left: a bar in a terminal or a notebook, a line a minute in a log file."""
+"""How far work has come and how long it takes: a bar in a terminal or a notebook, a line a minute in a log file."""
 
 import sys
 import warnings
@@ -23,3 +23,12 @@ def next_click_bar(what: str, n_clicks: int, n_done: int) -> tqdm:
         mininterval=1 if someone_watches else 60,
         leave=False,
     )
+
+
+def about(seconds: float) -> str:
+    """A time in words that promise no more than an estimate can keep: about 40 s, about 12 min, about 2.5 h."""
+    if seconds < 99:
+        return f"about {seconds:.0f} s"
+    if seconds < 99 * 60:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h"

@@ -26,6 +26,7 @@ from dataset import ItemIndex, encode_sessions, read_session_clicks
 from plot import bars, try_to_write_picture
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, compared_with_paper, size_of
 from presets import PRESETS, YOOCHOOSE
+from trainingrun import data_file
 
 K = 20
 COLUMNS = {"row": str, "seed": int, "n_epochs": int, "files": str, "recall": float, "mrr": float, "seconds": float}
@@ -53,8 +54,8 @@ class Files:
     """
 
     def __init__(self, folder: Path, train_data: str, test_data: str):
-        clicks = read_session_clicks(folder / train_data)
-        test_clicks = read_session_clicks(folder / test_data)
+        clicks = read_session_clicks(data_file(str(folder), train_data))
+        test_clicks = read_session_clicks(data_file(str(folder), test_data))
         self.index = ItemIndex.of(clicks)
         self.train, _ = encode_sessions(clicks, self.index)
         self.test, _ = encode_sessions(test_clicks, self.index)

@@ -23,6 +23,7 @@ from plot import learning_curves, try_to_write_picture
 
 FORMAT_VERSION = 1
 PARTIAL = "partial.pt"
+EXAMPLE = "checkpoint/07240927/model_00009.pt"
 CONTENT = {  # what a checkpoint holds, by name and type
     "format_version": int,
     "parameters": dict,  # every parameter of the run
@@ -78,7 +79,7 @@ class RunFolder:
             write_csv(self.path / "metrics.csv", history)
 
     def draw_metrics(self, history: list[dict[str, Any]]) -> bool:
-        """Draw ``metrics.png``, the learning curves so far; says on stderr if that cannot be, and whether it was."""
+        """Draw ``metrics.png``, the learning curves so far; says so if that cannot be, and returns whether it was."""
         return try_to_write_picture(lambda: learning_curves({self.path.name: history}), self.path / "metrics.png")
 
     @contextmanager
@@ -154,7 +155,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         hint = f"name a file in it, such as {inside[-1]}" if inside else "and holds no checkpoint"
         raise UserError(f"{path} is a folder; {hint}")
     if not path.is_file():
-        raise UserError(f"no checkpoint {path}")
+        raise UserError(f"no checkpoint {path}: main.py leaves them where it says, such as {EXAMPLE}")
     try:
         content = path.read_bytes()
     except OSError as error:

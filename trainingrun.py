@@ -18,7 +18,7 @@ from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, make_rule
 from parameters import checked_parameters
-from progress import next_click_bar
+from progress import about, next_click_bar
 from runfolder import RunFolder, metrics_columns, metrics_row
 from training import Diverged, EpochProgress, keep_freed_memory, train_epoch
 
@@ -44,6 +44,7 @@ class TrainingRun:
             keep_freed_memory()
         use_deterministic_algorithms(p.deterministic, self.device)
         train_file = data_file(p.data_folder, p.train_data)
+        print(f"reading {train_file}", flush=True)
         clicks = read_session_clicks(train_file)
         self.index = ItemIndex.of(clicks)
         self.sessions, _ = encode_sessions(clicks, self.index, p.time_sort)
@@ -95,6 +96,7 @@ class TrainingRun:
         with StopRequest() as stop, events as add_event:
             for epoch in range(self.progress.epoch, self.parameters.n_epochs):
                 self._train_epoch(folder, stop)
+                trained_at = time.perf_counter()
                 metrics = evaluate(
                     self.model, self.valid_sessions, self.parameters.k_eval, self.parameters.tie_breaking
                 )
@@ -105,7 +107,9 @@ class TrainingRun:
                 add_event(self.history[-1])
                 draws = draws and folder.draw_metrics(self.history)
                 figures = " ".join(metrics.line(k) for k in self.parameters.k_eval)
-                print(f"epoch {epoch} loss: {loss:.6f} {figures} ({seconds:.1f} s) {path}", flush=True)
+                left = (self.parameters.n_epochs - 1 - epoch) * (seconds + time.perf_counter() - trained_at)
+                times = f"{seconds:.1f} s" + (f", {about(left)} left" if left else "")
+                print(f"epoch {epoch} loss: {loss:.6f} {figures} ({times}) {path}", flush=True)
                 self.progress = EpochProgress(epoch + 1)
                 stop.raise_if_asked()
 

@@ -24,6 +24,7 @@ from preprocessing import (
     main,
     size_of,
     split,
+    takes,
 )
 from synthetic import synthetic_clicks, write_raw_clicks
 
@@ -175,6 +176,18 @@ def test_the_last_days_are_said_not_to_compare(tmp_path, capsys):
     assert times.max() - times.min() < 4 * DAY
     with pytest.raises(UserError, match="--last_days 0 is below 1"):
         main([*argv, "--last_days", "0"])
+
+
+def test_a_large_file_says_how_long_it_takes(tmp_path):
+    for name, size, expected in (
+        ("large.dat", 1_490_000_000, " (1.5 GB: about 26 s)"),
+        ("large.gz", 1_490_000_000, ""),
+        ("small.dat", 90_000_000, ""),
+    ):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(size)  # takes no space
+        assert takes(tmp_path / name) == expected
+    assert takes(tmp_path) == takes(tmp_path / "nowhere") == ""
 
 
 def test_clicks_are_found_where_the_readme_puts_them(tmp_path, monkeypatch):

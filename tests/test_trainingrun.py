@@ -1,5 +1,7 @@
 """Every flag reaches what it is for: a run with it differs from one without, in the way that it should."""
 
+import re
+
 import pytest
 import torch
 
@@ -144,6 +146,18 @@ def test_saving_within_an_epoch_goes_by_the_clock_or_by_steps(
     assert written[-1] is None
     assert len([progress for progress in written if progress]) == expected
     assert written[-2]["step"] == n_steps
+
+
+def test_an_epoch_says_how_long_the_others_will_take(data_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("trainingrun.about", lambda seconds: f"{seconds:.3f}")
+    run, _ = trained("--n_epochs 3", data_folder, tmp_path)
+    said = capsys.readouterr().out
+    assert said.startswith(f"reading {data_folder / TRAIN_ONLY}\n")
+    left = [re.findall(r"s, ([\d.]+) left\)", line) for line in said.splitlines() if line.startswith("epoch")]
+    trained_for = [row["seconds"] for row in run.history]
+    assert left[2] == []
+    assert 2 * trained_for[0] < float(left[0][0]) < 2 * trained_for[0] + 5
+    assert trained_for[1] < float(left[1][0]) < trained_for[1] + 5
 
 
 def test_weights_that_are_no_numbers_are_not_saved(data_folder, tmp_path):
