@@ -11,6 +11,9 @@ text. From Python::
     recommender.recommend([214536502, 214536500], k=5)
 """
 
+from errors import FlagParser, UserError, run_script, warn
+
+# isort: split
 import argparse
 import csv
 from collections.abc import Iterator, Sequence
@@ -25,7 +28,6 @@ from torch import Tensor
 from atomicfile import atomic_write
 from clickfile import session_offsets, stream_sessions
 from dataset import ItemIndex
-from errors import FlagParser, UserError, run_script, warn
 from model import GRU4Rec, score
 from parameters import COUNT, evaluation_parameters
 from runfolder import read_checkpoint
