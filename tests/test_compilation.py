@@ -71,6 +71,23 @@ def test_compiled_steps_compute_the_same_with_several_threads_too(loss, settings
         torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-3)
 
 
+@pytest.mark.long
+def test_a_compiled_run_goes_on_as_if_it_had_not_stopped():
+    def last_state(steps_of_processes):
+        model, optimizer, loss_function = make_parts("BPR-max", dropout_hidden=0.3)
+        hidden = model.initial_hidden(N_LANES)
+        torch.manual_seed(2)
+        for mini_batches in steps_of_processes:
+            step = CompiledStep(CPU)
+            for batch in mini_batches:
+                _, hidden = step(model, optimizer, loss_function, batch, hidden, N_LANES)
+        return [*model.parameters(), hidden]
+
+    mini_batches = random_mini_batches(40, shared=False)
+    whole, cut = last_state([mini_batches]), last_state([mini_batches[:23], mini_batches[23:]])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(whole, cut, strict=True))
+
+
 @pytest.mark.parametrize("wrong_step", range(CHECKED_STEPS))
 def test_a_step_that_computes_something_else_is_found_and_replaced(wrong_step, capsys):
     plain, parts = make_parts("BPR-max"), make_parts("BPR-max")
