@@ -1,49 +1,47 @@
 """Click files: what a click is, and reading and writing the two text formats that hold them.
 
 * raw, as YooChoose published it: ``session,timestamp,item,category``, no header, timestamps such as
-  ``2014-04-07T10:51:09.277Z``;
-* prepared: comma separated with the header ``SessionID,ItemID,Time``, Time in seconds since the epoch (UTC).
+  ``2014-04-07T10:51:09.277Z``, ids that are integers;
+* prepared: comma separated with the header ``SessionID,ItemID,Time``, Time in seconds since the epoch (UTC). Ids are
+  integers, or text: a column is text if its first id stands in quotes or is no integer.
 
 Both are read plain or gzipped (``.gz``). A line that does not fit is refused with its number.
 """
 
-import gzip
-import io
 import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
 from atomicfile import atomic_write
-from errors import UserError, warn
+from delimited import (
+    INTEGER,
+    PLAIN_TEXT,
+    SECONDS,
+    Kind,
+    Layout,
+    Text,
+    first_line,
+    is_integer,
+    lines,
+    read_columns,
+    stream_columns,
+    to_numpy,
+)
+from errors import UserError
 
-
-@dataclass(frozen=True)
-class _Field:
-    """What a column holds: for Arrow, for a person, and for finding the line that holds something else."""
-
-    arrow_type: pa.DataType
-    expected: str
-    fits: Callable[[str], bool]
-
-
-def _is_integer(text: str) -> bool:
-    text = text.strip(" \t")  # as Arrow does with numbers
-    return bool(re.fullmatch(r"-?[0-9]{1,19}", text)) and -(2**63) <= int(text) < 2**63
-
-
-def _is_seconds(text: str) -> bool:
-    text = text.strip(" \t")
-    decimal = re.fullmatch(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", text)
-    return bool(decimal) and abs(float(text)) < MOST_SECONDS
+RAW_COLUMNS = ("session", "timestamp", "item", "category")
+PREPARED_COLUMNS = ("SessionID", "ItemID", "Time")
+DAY = 86_400_000  # in milliseconds, the unit of all times
+WRITTEN_AT_ONCE = 2**20  # clicks
 
 
 def _is_timestamp(text: str) -> bool:
@@ -56,32 +54,43 @@ def _is_timestamp(text: str) -> bool:
     return True
 
 
-_INTEGER = _Field(pa.int64(), "an integer of at most 64 bits", _is_integer)
-_SECONDS = _Field(pa.float64(), "seconds since the epoch", _is_seconds)
-_TIMESTAMP = _Field(pa.timestamp("ms", "UTC"), "a time such as 2014-04-07T10:51:09.277Z", _is_timestamp)
-
-RAW_COLUMNS = {"session": _INTEGER, "timestamp": _TIMESTAMP, "item": _INTEGER, "category": None}
-PREPARED_COLUMNS = {"SessionID": _INTEGER, "ItemID": _INTEGER, "Time": _SECONDS}
-
-
-MOST_SECONDS = 1e12  # past the year 30000
-LONGEST_LINE = 10_000  # characters; Arrow has a limit, too
-DAY = 86_400_000  # in milliseconds, the unit of all times
+_TIMESTAMP = Kind(
+    pa.timestamp("ms", "UTC"),
+    "a time such as 2014-04-07T10:51:09.277Z",
+    _is_timestamp,
+    lambda column: to_numpy(column).view(np.int64),
+)
+_RAW = Layout(
+    RAW_COLUMNS,
+    {"session": INTEGER, "timestamp": _TIMESTAMP, "item": INTEGER},
+    has_header=False,
+    hint="if it is a log of another kind, with a header, name its columns with --columns",
+)
+_INTEGER_LIKE_THE_FIRST = replace(
+    INTEGER, expected=f"{INTEGER.expected}, as in the first line (ids that are text stand in quotes)"
+)
 
 
 @dataclass(frozen=True)
 class Clicks:
     """Clicks as three parallel arrays of one length.
 
+    Ids that are integers are there themselves. Ids that are text are numbered from 0, and a table has the text of each:
+    ``session_names[session]``, ``item_names[item]``.
+
     Attributes:
-        session: session ids, int64.
-        item: item ids, int64.
+        session: session ids or their numbers, int64.
+        item: item ids or their numbers, int64.
         time: milliseconds since the epoch (UTC), int64.
+        session_names: text by number, each once; None if session ids are integers.
+        item_names: text by number, each once; None if item ids are integers.
     """
 
     session: np.ndarray
     item: np.ndarray
     time: np.ndarray
+    session_names: pa.LargeStringArray | None = None
+    item_names: pa.LargeStringArray | None = None
 
     def __len__(self) -> int:
         return len(self.session)
@@ -90,10 +99,10 @@ class Clicks:
         """The clicks that a boolean mask or an index array picks, in its order; these very ones if it picks all."""
         if which.dtype == bool and which.all():
             return self
-        return Clicks(self.session[which], self.item[which], self.time[which])
+        return replace(self, session=self.session[which], item=self.item[which], time=self.time[which])
 
     def sorted(self) -> "Clicks":
-        """The clicks by session id, then by time; clicks of one session at one time keep their order."""
+        """The clicks by session (see ``session``), then by time; clicks of a session at one time keep their order."""
         later_session = self.session[1:] > self.session[:-1]
         later_time = (self.session[1:] == self.session[:-1]) & (self.time[1:] >= self.time[:-1])
         if np.all(later_session | later_time):
@@ -113,6 +122,34 @@ def session_offsets(session: np.ndarray) -> np.ndarray:
     return np.concatenate(([0], first_clicks, [len(session)]))
 
 
+def concatenated(parts: Sequence[Clicks]) -> Clicks:
+    """The clicks of several files, one after another; an id is the same in all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    session, session_names = _one_numbering([(part.session, part.session_names) for part in parts])
+    item, item_names = _one_numbering([(part.item, part.item_names) for part in parts])
+    return Clicks(session, item, np.concatenate([part.time for part in parts]), session_names, item_names)
+
+
+def _one_numbering(
+    parts: list[tuple[np.ndarray, pa.LargeStringArray | None]],
+) -> tuple[np.ndarray, pa.LargeStringArray | None]:
+    """Ids and names of several files as ids and names of all."""
+    if all(names is None for _, names in parts):
+        return np.concatenate([ids for ids, _ in parts]), None
+    numbers, texts = [], []
+    for ids, names in parts:
+        if names is None:
+            ids, integers = pd.factorize(ids)
+            names = pa.array(map(str, integers.tolist()), pa.large_string())
+        numbers.append(ids)
+        texts.append(names)
+    number_of, names = pd.factorize(pa.chunked_array(texts).to_numpy())
+    starts = np.cumsum([0, *map(len, texts)])
+    ids = np.concatenate([number_of[start + number] for start, number in zip(starts[:-1], numbers, strict=True)])
+    return ids.astype(np.int64), pa.array(names, pa.large_string())
+
+
 def read_raw_clicks(path: Path, skip_bad_lines: bool = False) -> Clicks:
     """Read a raw click file (see the top of this file) in the order of its lines.
 
@@ -123,14 +160,8 @@ def read_raw_clicks(path: Path, skip_bad_lines: bool = False) -> Clicks:
     Raises:
         UserError: the file is missing or empty, or holds a line that is not a raw click.
     """
-    table = _read_columns(path, RAW_COLUMNS, list(RAW_COLUMNS), has_header=False, skip_bad_lines=skip_bad_lines)
-    columns = _Columns(table)
-    del table
-    return Clicks(
-        session=columns.take("session"),
-        item=columns.take("item"),
-        time=columns.take("timestamp").astype(np.int64),
-    )
+    columns = read_columns(path, _RAW, skip_bad_lines)
+    return Clicks(columns["session"], columns["item"], columns["timestamp"])
 
 
 def read_clicks(path: Path) -> Clicks:
@@ -139,51 +170,73 @@ def read_clicks(path: Path) -> Clicks:
     Raises:
         UserError: the file is missing, empty, lacks a column, or holds a line that is not a click.
     """
-    names = _header(path, PREPARED_COLUMNS)
-    table = _read_columns(path, PREPARED_COLUMNS, names, has_header=True)
-    columns = _Columns(table)
-    del table
-    seconds = columns.take("Time")
-    if not (np.abs(seconds) < MOST_SECONDS).all():  # NaN and infinity are not, either
-        raise UserError(f"{path}, line {next(_line_problems(path, names, PREPARED_COLUMNS, has_header=True))}")
-    seconds *= 1000
-    time = np.rint(seconds, out=seconds).astype(np.int64)
-    return Clicks(session=columns.take("SessionID"), item=columns.take("ItemID"), time=time)
+    names, first_click = _head(path, PREPARED_COLUMNS)
+    kinds = {"Time": SECONDS} | {name: _kind_of(first_click.get(name)) for name in ("SessionID", "ItemID")}
+    columns = read_columns(path, _prepared(names, kinds))
+    session, session_names = _numbered(columns["SessionID"])
+    item, item_names = _numbered(columns["ItemID"])
+    return Clicks(session, item, columns["Time"], session_names, item_names)
 
 
-def stream_sessions(path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _numbered(column: np.ndarray | Text) -> tuple[np.ndarray, pa.LargeStringArray | None]:
+    return (column.codes.astype(np.int64), column.values) if isinstance(column, Text) else (column, None)
+
+
+def stream_sessions(path: Path, text_items: bool = False) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Read the columns SessionID and ItemID of a file with a header, some whole sessions at a time, in bounded memory.
 
     The clicks of a session must be together and in order.
 
+    Args:
+        path: the file.
+        text_items: item ids are text, else integers. Session ids are what the first one is, as in prepared files.
+
     Yields:
-        Session ids and item ids, int64, of one length.
+        Session ids and item ids of one length: int64, or str as objects.
 
     Raises:
         UserError: the file is missing, lacks a column, or holds a line that is not a click.
     """
-    fields = {name: PREPARED_COLUMNS[name] for name in ("SessionID", "ItemID")}
-    names = _header(path, fields)
-    held_session, held_item = np.zeros((2, 0), dtype=np.int64)
-    if _has_hexadecimal(path):
-        _refuse_bad_line(path, names, fields, has_header=True)
-    try:
-        for batch in pa.csv.open_csv(path, **_csv_options(fields, names, has_header=True)):
-            session = np.concatenate((held_session, batch["SessionID"].to_numpy()))
-            item = np.concatenate((held_item, batch["ItemID"].to_numpy()))
-            last = session_offsets(session)[-2] if len(session) else 0  # the last session may go on in the next batch
-            if last:
-                yield session[:last], item[:last]
-            held_session, held_item = session[last:], item[last:]
-    except (pa.ArrowInvalid, OSError) as error:
-        _refuse_bad_line(path, names, fields, has_header=True)
-        raise UserError(f"cannot read {path}: {error}") from error
+    names, first_click = _head(path, ("SessionID", "ItemID"))
+    kinds = {"SessionID": _kind_of(first_click.get("SessionID")), "ItemID": PLAIN_TEXT if text_items else INTEGER}
+    held_session, held_item = (np.zeros(0, dtype=object if kind is PLAIN_TEXT else np.int64) for kind in kinds.values())
+    for columns in stream_columns(path, _prepared(names, kinds)):
+        ids = [column.per_line() if isinstance(column, Text) else column for column in columns.values()]
+        session, item = np.concatenate((held_session, ids[0])), np.concatenate((held_item, ids[1]))
+        last = session_offsets(session)[-2] if len(session) else 0  # the last session may go on in the next batch
+        if last:
+            yield session[:last], item[:last]
+        held_session, held_item = session[last:], item[last:]
     if len(held_session):
         yield held_session, held_item
 
 
+def _head(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The column names of a file with a header, and the values of its first click, in their quotes if they have some.
+
+    Raises:
+        UserError: the file is missing or empty, or lacks a column that is wanted.
+    """
+    layout = _prepared((), {})
+    names = [name.strip('"') for name in layout.split(first_line(path))]
+    if missing := [name for name in wanted if name not in names]:
+        raise UserError(f"{path}, line 1: the header lacks {', '.join(missing)}; expected {','.join(wanted)}")
+    content = (line for number, line in enumerate(lines(path)) if number and line)
+    values = layout.split(next(content, ""))
+    return names, dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
+
+
+def _kind_of(first_id: str | None) -> Kind:
+    """The kind of a column of ids, by the first of them."""
+    return _INTEGER_LIKE_THE_FIRST if first_id is None or is_integer(first_id) else PLAIN_TEXT
+
+
+def _prepared(names: Sequence[str], kinds: dict[str, Kind]) -> Layout:
+    return Layout(names, kinds, has_header=True, quoted=True)
+
+
 def write_click_files(files: dict[Path, Clicks]) -> None:
-    """Write prepared click files, all of them or none.
+    """Write prepared click files, all of them or none; ids that are text stand in quotes.
 
     Raises:
         UserError: one cannot be written.
@@ -191,144 +244,13 @@ def write_click_files(files: dict[Path, Clicks]) -> None:
     with ExitStack() as all_or_none:
         for path, clicks in files.items():
             file = all_or_none.enter_context(atomic_write(path))
-            columns = dict(zip(PREPARED_COLUMNS, (clicks.session, clicks.item, clicks.time / 1000), strict=True))
-            file.write((",".join(columns) + "\n").encode())
-            pa.csv.write_csv(pa.table(columns), file, pa.csv.WriteOptions(include_header=False))
+            file.write((",".join(PREPARED_COLUMNS) + "\n").encode())
+            for first in range(0, len(clicks), WRITTEN_AT_ONCE):
+                part = slice(first, first + WRITTEN_AT_ONCE)
+                columns: list[Any] = [
+                    ids[part] if names is None else names.take(pa.array(ids[part]))
+                    for ids, names in ((clicks.session, clicks.session_names), (clicks.item, clicks.item_names))
+                ]
+                table = pa.table(dict(zip(PREPARED_COLUMNS, (*columns, clicks.time[part] / 1000), strict=True)))
+                pa.csv.write_csv(table, file, pa.csv.WriteOptions(include_header=False))
             file.flush()  # a full disk shows now, before any of the files takes its place
-
-
-def _read_columns(
-    path: Path, fields: dict[str, _Field | None], names: list[str], has_header: bool, skip_bad_lines: bool = False
-) -> pa.Table:
-    """Read those of the columns ``names`` that ``fields`` gives a type; the others may hold anything."""
-    options = _csv_options(fields, names, has_header)
-    try:
-        table, error = pa.csv.read_csv(path, **options), None
-    except (pa.ArrowInvalid, OSError) as arrows_error:
-        table, error = None, arrows_error
-    if table is None or _has_hexadecimal(path):
-        if not skip_bad_lines:
-            _refuse_bad_line(path, names, fields, has_header)
-        elif next(_line_problems(path, names, fields, has_header), None):
-            # no Python file: Arrow's threads may outlive the interpreter
-            table = pa.csv.read_csv(pa.BufferReader(_usable_lines(path, names, fields)), **options)
-    if table is None:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if table.num_rows == 0:
-        raise UserError(f"{path} holds no clicks")
-    return table
-
-
-class _Columns:
-    """The columns of a table, each given up by Arrow when it is taken: two copies of all would not fit everywhere."""
-
-    def __init__(self, table: pa.Table):
-        self.columns = {name: table[name] for name in table.column_names}
-
-    def take(self, name: str) -> np.ndarray:
-        array = self.columns.pop(name).to_numpy()
-        pa.default_memory_pool().release_unused()
-        return array if array.flags.writeable else array.copy()
-
-
-def _header(path: Path, fields: Iterable[str]) -> list[str]:
-    """The column names in the first line of a file, which must be there."""
-    names = _first_line(path).split(",")
-    if missing := [name for name in fields if name not in names]:
-        raise UserError(f"{path}, line 1: the header lacks {', '.join(missing)}; expected {','.join(fields)}")
-    return names
-
-
-def _csv_options(fields: dict[str, _Field | None], names: list[str], has_header: bool) -> dict[str, Any]:
-    """How Arrow is to read those of the columns ``names`` that ``fields`` gives a type."""
-    types = {name: field.arrow_type for name, field in fields.items() if field}
-    return {
-        "read_options": pa.csv.ReadOptions(column_names=names, skip_rows=1 if has_header else 0),
-        "parse_options": pa.csv.ParseOptions(quote_char=False),
-        "convert_options": pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
-    }
-
-
-def _has_hexadecimal(path: Path) -> bool:
-    """Whether 0x stands anywhere in a file: Arrow reads 0x1f as 31, and an id with letters is no id."""
-    end_of_last = b""
-    with pa.input_stream(path) as stream:
-        while content := stream.read(2**22):
-            if b"0x" in content or b"0X" in content or (end_of_last + content[:1]).lower() == b"0x":
-                return True
-            end_of_last = content[-1:]
-    return False
-
-
-def _line_problems(
-    path: Path, names: Sequence[str], fields: dict[str, _Field | None], has_header: bool
-) -> Iterator[str]:
-    """'NUMBER: what is wrong' of every line that is not a click.
-
-    Raises:
-        UserError: there are no lines.
-    """
-    number = 0
-    for number, line in enumerate(_lines(path), start=1):
-        if number > has_header and (problem := _line_problem(line, names, fields)):
-            yield f"{number}: {problem}"
-    if number <= has_header:
-        raise UserError(f"{path} holds no clicks")
-
-
-def _refuse_bad_line(path: Path, names: Sequence[str], fields: dict[str, _Field | None], has_header: bool) -> None:
-    """Raise a UserError that names the first line that is not a click, if there is one."""
-    if problem := next(_line_problems(path, names, fields, has_header), None):
-        raise UserError(f"{path}, line {problem}")
-
-
-def _usable_lines(path: Path, names: Sequence[str], fields: dict[str, _Field | None]) -> bytes:
-    """The lines of a file without a header that are clicks; says on stderr what was skipped."""
-    usable, n_bad, first_problem = io.BytesIO(), 0, ""
-    for number, line in enumerate(_lines(path), start=1):
-        if problem := _line_problem(line, names, fields):
-            first_problem = first_problem or f"line {number}: {problem}"
-            n_bad += 1
-        else:
-            usable.write(f"{line}\n".encode())
-    if usable.tell() == 0:
-        raise UserError(f"{path} holds no clicks")
-    warn(f"{path}: skipped {n_bad:,} lines that are not clicks; {first_problem}")
-    return usable.getvalue()
-
-
-def _line_problem(line: str, names: Sequence[str], fields: dict[str, _Field | None]) -> str | None:
-    """What keeps a line from being a click, in words, or None. An empty line is no click and no problem."""
-    if not line:
-        return None
-    if len(line) > LONGEST_LINE:
-        return f"it has {len(line):,} characters"
-    values = line.split(",")
-    if len(values) != len(names):
-        return f"expected {len(names)} columns ({','.join(names)}), found {_shown(line)}"
-    for name, value in zip(names, values, strict=True):
-        field = fields.get(name)
-        if field and not field.fits(value):
-            return f"{name} is {_shown(value)}, expected {field.expected}"
-    return None
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:60] + "…")
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a plain or gzipped text file, without their ends and without a byte-order mark."""
-    open_text = gzip.open if path.suffix == ".gz" else open
-    try:
-        with open_text(path, "rt", encoding="utf-8-sig", errors="replace") as file:
-            for line in file:
-                yield line.rstrip("\n")
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _first_line(path: Path) -> str:
-    for line in _lines(path):
-        return line
-    raise UserError(f"{path} holds no clicks")

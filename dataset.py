@@ -2,23 +2,26 @@
 
 Every lane of a mini-batch walks through a session of its own, and a lane whose session has ended takes the next session
 in line ([1], "Session-parallel mini-batches"). The order needs no model, so it is laid out ahead as arrays, a block of
-many steps at a time; training reads a step as one row of a block.
+many steps at a time, with the negatives of its steps and the rows of the item tables that each of them needs.
 
 Papers: [1] Hidasi et al., ICLR 2016; [2] Hidasi & Karatzoglou, CIKM 2018.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heapreplace
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from clickfile import Clicks, read_clicks, session_offsets
+from delimited import is_integer
 from errors import UserError
 from preprocessing import drop_short_sessions
 
@@ -28,25 +31,74 @@ BLOCK_STEPS = 512  # a block is a copy to the device: large enough to be rare, s
 class ItemIndex:
     """Item ids and their positions, the item indices: rows of the model's tables.
 
+    Ids are integers or text. The two meet by their text: 12 and "12" are one id, "012" is another.
+
     Args:
-        ids: ``[n_items]`` int64, no id twice; ``ids[index]`` is the id of an item index.
+        ids: ``[n_items]`` integers or str, no id twice; ``ids[index]`` is the id of an item index.
+
+    Attributes:
+        ids: int64, or str as objects.
+        is_text: which of the two.
     """
 
     def __init__(self, ids: np.ndarray):
-        self.ids = np.asarray(ids, dtype=np.int64)
-        self._lookup = pd.Index(self.ids)
+        ids = np.asarray(ids)
+        self.is_text = not np.issubdtype(ids.dtype, np.integer)
+        self.ids = ids.astype(object if self.is_text else np.int64, copy=False)
+        self._lookup = pd.Index(self.ids, dtype=self.ids.dtype)
 
     @classmethod
     def of(cls, clicks: Clicks) -> "ItemIndex":
         """The items of a training set, in the order in which they first appear."""
-        return cls(pd.unique(clicks.item))
+        items = pd.unique(clicks.item)
+        return cls(items if clicks.item_names is None else _as_objects(clicks.item_names)[items])
+
+    @classmethod
+    def from_state(cls, state: Tensor | list[str]) -> "ItemIndex":
+        """The index that gave a :meth:`state`.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if isinstance(state, list):
+            is_whole = all(isinstance(item, str) for item in state) and len(set(state)) == len(state) > 0
+        else:
+            is_whole = state.dtype == torch.int64 and state.dim() == 1 and len(state.unique()) == len(state) > 0
+        if not is_whole:
+            raise ValueError("its items are no list of ids")
+        return cls(np.array(state, dtype=object) if isinstance(state, list) else state.numpy())
+
+    def state(self) -> Tensor | list[str]:
+        """The ids as a checkpoint holds them: an int64 tensor, or a list of str."""
+        return self.ids.tolist() if self.is_text else torch.from_numpy(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def encode(self, ids: np.ndarray) -> np.ndarray:
+    def encode(self, ids: np.ndarray | Sequence[int | str]) -> np.ndarray:
         """Item indices of item ids, int32; -1 for an id that is not in the index."""
-        return self._lookup.get_indexer(ids).astype(np.int32)
+        ids = np.asarray(ids)
+        if np.issubdtype(ids.dtype, np.integer) and not self.is_text:
+            return self._lookup.get_indexer(ids).astype(np.int32)
+        code, distinct = pd.factorize(ids.astype(object), use_na_sentinel=False)
+        texts = list(map(str, distinct))
+        if self.is_text:
+            index = self._lookup.get_indexer(np.array(texts, dtype=object))
+        else:
+            index = np.full(len(texts), -1)
+            same = [place for place, text in enumerate(texts) if is_integer(text) and str(int(text)) == text]
+            index[same] = self._lookup.get_indexer(np.array([int(texts[place]) for place in same], dtype=np.int64))
+        return index[code].astype(np.int32)
+
+    def encode_clicks(self, clicks: Clicks) -> np.ndarray:
+        """Item indices of clicks, int32; -1 where the item is not in the index."""
+        if clicks.item_names is None:
+            return self.encode(clicks.item)
+        return self.encode(_as_objects(clicks.item_names))[clicks.item]
+
+
+def _as_objects(names: pa.LargeStringArray) -> np.ndarray:
+    return names.to_numpy(zero_copy_only=False)
 
 
 @dataclass(frozen=True)
@@ -99,11 +151,11 @@ def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) ->
     Returns:
         The sessions, and how many clicks were dropped.
     """
-    items = index.encode(clicks.item)
+    items = index.encode_clicks(clicks)
     kept = clicks
     if (unknown := items < 0).any():
         kept = drop_short_sessions(clicks.select(~unknown))
-        items = index.encode(kept.item)
+        items = index.encode_clicks(kept)
     offsets = session_offsets(kept.session)
     if time_sort:
         order = np.argsort(kept.time[offsets[:-1]], kind="stable")
@@ -119,7 +171,7 @@ def _positions_within(lengths: np.ndarray) -> np.ndarray:
 
 
 class Step(NamedTuple):
-    """One mini-batch: the b live lanes, in lane order.
+    """The clicks of one mini-batch: the b live lanes, in lane order.
 
     Attributes:
         inputs: ``[b]`` int64, the item index of each lane's current click.
@@ -306,3 +358,94 @@ def alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             small.append(large.pop())
     threshold[small + large] = 1.0  # what is left differs from 1 by rounding only
     return threshold, alias
+
+
+class Lookup(NamedTuple):
+    """Items to look up in a table, and the rows that this takes, each once.
+
+    Attributes:
+        items: ``[M]`` int64 item indices; one may occur several times.
+        rows: ``[R]`` int64, distinct item indices, all of ``items`` among them.
+        place: ``[M]`` int64, where they are: ``rows[place]`` equals ``items``.
+    """
+
+    items: Tensor
+    rows: Tensor
+    place: Tensor
+
+
+class MiniBatch(NamedTuple):
+    """All that one training step needs to know.
+
+    Attributes:
+        inputs: the ``[b]`` lanes' current items.
+        items: the ``[M]`` items to score: the lanes' targets, then the additional negatives.
+        starts: ``[b]`` bool, lanes that begin a session.
+        lanes: which of all lanes these are, see :class:`Step`.
+    """
+
+    inputs: Lookup
+    items: Lookup
+    starts: Tensor
+    lanes: Tensor | slice
+
+
+class MiniBatchMaker:
+    """Joins clicks and negatives to mini-batches, and finds the distinct items of each.
+
+    Args:
+        n_items: number of items.
+        shared: inputs and items are looked up in one table. Then the rows of the inputs are those of both: first those
+            that only inputs need, then those of the items.
+        device: where the blocks are.
+    """
+
+    CHUNK = 16  # steps whose distinct items are found together
+
+    def __init__(self, n_items: int, shared: bool, device: torch.device):
+        self.shared = shared
+        self.place_of = torch.empty(self.CHUNK, n_items, dtype=torch.int64, device=device)  # scratch
+
+    def mini_batches(self, block: Block, negatives: Tensor) -> list[MiniBatch]:
+        """The mini-batches of a block, with ``negatives`` ``[K, n_sample]`` for its steps."""
+        batches = []
+        for n_alive, run in groupby(range(len(block)), key=block.alive.__getitem__):
+            steps = list(run)
+            these = slice(steps[0], steps[-1] + 1)
+            inputs = block.inputs[these, :n_alive]
+            items = torch.cat((block.targets[these, :n_alive], negatives[these]), dim=1)
+            for k, lookups in zip(steps, self.lookups(inputs, items), strict=True):
+                _, _, starts, lanes = block.step(k)
+                batches.append(MiniBatch(*lookups, starts, lanes))
+        return batches
+
+    def lookups(self, inputs: Tensor, items: Tensor) -> Iterator[tuple[Lookup, Lookup]]:
+        """Of every step, the lookup of its inputs ``[K, b]`` and that of its items ``[K, M]``."""
+        if not self.shared:
+            for (of_inputs, _), (of_items, _) in zip(self.look_up(inputs), self.look_up(items), strict=True):
+                yield of_inputs, of_items
+            return
+        b = inputs.shape[1]
+        for (both, rows, place), n_only_input in self.look_up(torch.cat((inputs, items), dim=1), b):
+            yield Lookup(both[:b], rows, place[:b]), Lookup(both[b:], rows[n_only_input:], place[b:] - n_only_input)
+
+    def look_up(self, items: Tensor, n_first: int = 0) -> Iterator[tuple[Lookup, int]]:
+        """Which rows the items ``[K, M]`` of every step take, in the order of their last occurrences.
+
+        Every item notes its position in a table, where its last occurrence stays; an occurrence that finds itself there
+        stands for all of them. Nothing is sorted.
+
+        Args:
+            n_first: ask also how many of the rows occur among a step's ``n_first`` first items only; they come first.
+        """
+        for chunk in items.split(self.CHUNK):
+            position = torch.arange(chunk.shape[1], device=chunk.device).expand_as(chunk)
+            table = self.place_of[: len(chunk)].scatter_reduce_(1, chunk, position, "amax", include_self=False)
+            last = table.gather(1, chunk)
+            n_distinct = (last == position).cumsum(dim=1)
+            place = (n_distinct - 1).gather(1, last)
+            rows = torch.empty_like(chunk).scatter_(1, place, chunk)
+            n_rows = n_distinct[:, -1].tolist()
+            n_only_first = n_distinct[:, n_first - 1].tolist() if n_first else [0] * len(n_rows)
+            for k, n in enumerate(n_rows):
+                yield Lookup(chunk[k], rows[k, :n], place[k]), n_only_first[k]

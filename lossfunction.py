@@ -41,7 +41,7 @@ def cross_entropy(scores: Tensor, log_correction: Tensor | None = None) -> Tenso
     _n_negatives(scores)
     if log_correction is not None:
         scores = scores - log_correction
-    return -F.log_softmax(scores, dim=1).diagonal()
+    return -_targets(F.log_softmax(scores, dim=1))[0].squeeze(1)
 
 
 def top1_max(scores: Tensor) -> Tensor:
@@ -65,20 +65,20 @@ def bpr_max(scores: Tensor, bpreg: float) -> Tensor:
     return ranking + bpreg * (log_s.exp() * scores.square()).sum(dim=1)
 
 
-def logq_correction(support: Tensor, n_targets: int, sample_alpha: float, logq: float) -> Tensor:
+def logq_correction(log_support: Tensor, n_targets: int, sample_alpha: float, logq: float) -> Tensor:
     r"""The logQ correction of cross-entropy: :math:`q \ln P(j)` of every column, to be subtracted from its scores.
 
     P is how likely an item is to be a column, up to a factor: its support as another lane's target, support^alpha as an
     additional negative (the sampled-softmax correction as in the authors' code).
 
     Args:
-        support: ``[M]`` float, how often the item of each column was clicked in training.
+        log_support: ``[M]`` logarithm of how often the item of each column was clicked in training.
         n_targets: how many columns are targets of lanes; they come first.
         sample_alpha: the sampler's exponent.
         logq: q, 0 for no correction, 1 for all of it.
     """
-    log_support = logq * support.log()
-    return torch.cat((log_support[:n_targets], sample_alpha * log_support[n_targets:]))
+    targets, negatives = log_support.split((n_targets, len(log_support) - n_targets))
+    return logq * torch.cat((targets, sample_alpha * negatives))
 
 
 def make_loss_function(name: str, bpreg: float, logq: float, sample_alpha: float, support: Tensor) -> LossFunction:
@@ -89,10 +89,11 @@ def make_loss_function(name: str, bpreg: float, logq: float, sample_alpha: float
         support: ``[n_items]`` how often each item was clicked in training.
     """
     if name == "CrossEntropy" and logq > 0:
-        support = support.float()
+        log_support = support.float().log()
 
         def corrected_cross_entropy(scores: Tensor, items: Tensor) -> Tensor:
-            return cross_entropy(scores, logq_correction(support[items], len(scores), sample_alpha, logq))
+            columns = log_support.index_select(0, items)
+            return cross_entropy(scores, logq_correction(columns, len(scores), sample_alpha, logq))
 
         return corrected_cross_entropy
     if name == "BPR-max":
@@ -106,8 +107,11 @@ LOSSES = {"TOP1": top1, "BPR": bpr, "CrossEntropy": cross_entropy, "TOP1-max": t
 
 def _targets(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Scores of the lanes' own targets, ``[b, 1]``, and the mask ``[b, M]`` of where they stand."""
-    is_target = torch.eye(*scores.shape, dtype=torch.bool, device=scores.device)
-    return scores.diagonal()[:, None], is_target
+    n_lanes, n_columns = scores.shape
+    lane, column = torch.arange(n_lanes, device=scores.device), torch.arange(n_columns, device=scores.device)
+    is_target = column == lane[:, None]
+    # A masked sum, and not a diagonal: torch.compile (2.13, CPU) loses gradients that are written into one.
+    return torch.where(is_target, scores, 0).sum(dim=1, keepdim=True), is_target
 
 
 def _n_negatives(scores: Tensor) -> int:

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dataset import ItemIndex
 from errors import UserError, run_script, warn
 from evaluation import evaluate
 from interruption import Interrupted
@@ -29,6 +28,7 @@ from trainingrun import (
     data_file,
     read_valid_sessions,
     refuse_large_cutoffs,
+    restored_index,
     restored_model,
     saved_parameters,
 )
@@ -114,7 +114,7 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> int:
     checkpoint = read_checkpoint(path)
     parameters = evaluation_parameters(saved_parameters(checkpoint, path), flags)
     model = restored_model(parameters, checkpoint).to(choose_device(parameters.device))
-    index = ItemIndex(checkpoint["item_ids"].numpy())
+    index = restored_index(parameters, checkpoint)
     valid_file = data_file(parameters.data_folder, parameters.valid_data)
     sessions = read_valid_sessions(valid_file, index)
     refuse_large_cutoffs(parameters.k_eval, len(index))

@@ -21,8 +21,8 @@ class Rows(NamedTuple):
 
     Attributes:
         table: name of the parameter that they are from.
-        index: ``[M]`` int64, which rows; one may occur several times.
-        values: ``[M, ...]`` their values, a leaf of the autograd graph.
+        index: ``[R]`` int64, which rows, each once.
+        values: ``[R, ...]`` their values, a leaf of the autograd graph.
     """
 
     table: str
@@ -177,21 +177,28 @@ class GRU4Rec(nn.Module):
         """Copies of all table rows of a training step, for :meth:`forward` and then for the optimizer.
 
         Args:
-            inputs: ``[b]`` int64, the lanes' current items.
-            items: ``[M]`` int64, the items to score: the lanes' targets, then the additional negatives.
+            inputs: int64, the rows of the lanes' current items, each once; where they share a table with the items to
+                score, ``items`` are the last of them.
+            items: int64, the rows of the items to score, each once.
         """
-        indices = {"output_embedding": items, "output_bias": items}
-        indices[self.input_table] = torch.cat((inputs, items)) if self.shared else inputs
+        indices = {"output_embedding": items, "output_bias": items, self.input_table: inputs}
         return [
             Rows(name, index, getattr(self, name).index_select(0, index).requires_grad_())
             for name, index in indices.items()
         ]
 
-    def forward(self, rows: list[Rows], hidden: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, rows: list[Rows], input_place: Tensor, item_place: Tensor, hidden: Tensor, starts: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Scores of a training step, after the final activation.
 
+        An item that occurs several times is looked up and scored once; what follows sees it as often as it occurs, and
+        so autograd sums the gradients of all its occurrences.
+
         Args:
-            rows: what :meth:`look_up` gave for b lanes and M items.
+            rows: what :meth:`look_up` gave.
+            input_place: ``[b]`` int64, where among the input rows each lane's current item is.
+            item_place: ``[M]`` int64, where among the output rows each item to score is.
             hidden: ``[L, b, H]`` the hidden state that the lanes carry.
             starts: ``[b]`` bool, lanes that begin a session: they start from a zero state.
 
@@ -199,13 +206,11 @@ class GRU4Rec(nn.Module):
             Scores ``[b, M]`` and the next hidden state ``[L, b, H]``.
         """
         values = {table: row_values for table, _, row_values in rows}
+        hidden = self.advance(values[self.input_table].index_select(0, input_place), hidden, starts)
         output_rows, bias = values["output_embedding"], values["output_bias"]
-        if self.shared:
-            input_rows, output_rows = output_rows.split((len(starts), len(bias)))
-        else:
-            input_rows = values[self.input_table]
-        hidden = self.advance(input_rows, hidden, starts)
-        return self.activate(score(hidden[-1], output_rows, bias)), hidden
+        n_only_input = len(output_rows) - len(bias)  # scored, too, which costs less than to leave them out
+        scores = self.activate(score(hidden[-1], output_rows, F.pad(bias, (n_only_input, 0))))
+        return scores.gather(1, (item_place + n_only_input).expand(len(scores), -1)), hidden
 
     def advance(self, input_rows: Tensor, hidden: Tensor, starts: Tensor) -> Tensor:
         """Feed a click to every lane: ``input_rows`` of the input table [b, ...] to the next hidden state [L, b, H]."""

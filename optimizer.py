@@ -1,8 +1,8 @@
 r"""Optimizers that update whole parameters and, of item tables, only the rows that took part in a step.
 
 A rule updates a weight and its state in place, element by element, so one definition serves a whole parameter and
-copies of a few rows of a table alike. For rows, the gradient is the sum over all places where the row occurs in the
-step, and weight and state change for the rows that occur and for no others.
+copies of a few rows of a table alike. Of a table, weight and state change for the rows that occur in a step and for no
+others.
 
 Rules: Adagrad (Duchi et al., 2011) with the momentum of the authors' code; RMSProp, Adadelta, Adam and SGD as in
 ``torch.optim``, whose defaults they keep where no flag sets them.
@@ -144,17 +144,14 @@ class Optimizer:
             name: tuple(torch.zeros_like(weight, requires_grad=False) for _ in range(n_states))
             for name, weight in {**network, **tables}.items()
         }
-        any_table = next(iter(tables.values()))
-        self.step_number = torch.zeros((), dtype=torch.float64, device=any_table.device)
-        n_items = max(len(table) for table in tables.values())
-        self.place_of = torch.zeros(n_items, dtype=torch.int64, device=any_table.device)
+        self.step_number = torch.zeros((), dtype=torch.float64, device=next(iter(tables.values())).device)
 
     @torch.no_grad()
     def step(self, rows: list[Rows], row_grads: Iterable[Tensor], network_grads: Iterable[Tensor]) -> None:
         """One update.
 
         Args:
-            rows: the table rows that took part, with the values they still have in the tables; they get the new ones.
+            rows: the table rows that took part, each once, with the values they still have; they get the new ones.
             row_grads: the gradient of the values of each of ``rows``.
             network_grads: the gradient of each network parameter, in the order of ``network``.
         """
@@ -164,8 +161,7 @@ class Optimizer:
         for (name, index, values), grad in zip(rows, row_grads, strict=True):
             state = self.state[name]
             row_values, row_state = values.detach(), tuple(tensor.index_select(0, index) for tensor in state)
-            self._apply(row_values, sum_repeated_rows(index, grad, self.place_of), row_state)
-            # A row that occurs twice has the same new values in both places: it does not matter which is written last.
+            self._apply(row_values, grad, row_state)
             self.tables[name].index_copy_(0, index, row_values)
             for tensor, new in zip(state, row_state, strict=True):
                 tensor.index_copy_(0, index, new)
@@ -193,18 +189,3 @@ class Optimizer:
         for name, state in self.state.items():
             for tensor, saved_tensor in zip(state, saved["state"][name], strict=True):
                 tensor.copy_(saved_tensor)
-
-
-def sum_repeated_rows(index: Tensor, grad: Tensor, place_of: Tensor) -> Tensor:
-    """Give every occurrence of a row the sum of the gradients of all its occurrences.
-
-    Neither sorts nor depends on how many rows repeat: every occurrence looks up one place that all of them share.
-
-    Args:
-        index: ``[M]`` int64 row numbers.
-        grad: ``[M, ...]`` a gradient for each.
-        place_of: ``[n_rows]`` int64 scratch space; what it holds does not matter.
-    """
-    place_of.index_copy_(0, index, torch.arange(len(index), device=index.device))
-    place = place_of.index_select(0, index)
-    return torch.zeros_like(grad).index_add_(0, place, grad).index_select(0, place)

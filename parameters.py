@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from compilation import MODES as COMPILATION_MODES
 from errors import FlagParser, UserError, warn
 from evaluation import TIE_BREAKING
 from lossfunction import LOSSES
@@ -218,6 +219,12 @@ THEMES = {
             SWITCH,
             "on CUDA, repeat to the last bit, at some cost in speed (the CPU always does)",
         ),
+        P(
+            "compile",
+            "auto",
+            _name(COMPILATION_MODES),
+            "compile the training step: on, off, or auto: on a CPU, for runs of 30,000 steps and more",
+        ),
         P("device", None, DEVICE, "cpu, cuda or cuda:N (default: cuda where there is one, else cpu)"),
     ),
     "evaluation": (
@@ -236,7 +243,7 @@ PARAMETERS = {parameter.name: parameter for theme in THEMES.values() for paramet
 
 # What does not make another experiment; what a flag may change when going on from a checkpoint (the clicks must be the
 # same, wherever they are); and what an evaluation takes from its flags.
-NO_MATTER = ("n_epochs", "checkpoint_dir", "load_model", "resume", "save_every", "device", "deterministic")
+NO_MATTER = ("n_epochs", "checkpoint_dir", "load_model", "resume", "save_every", "compile", "device", "deterministic")
 FREE_ON_RESUME = (*NO_MATTER, "data_folder", "train_data")
 FREE_ON_EVALUATION = ("data_folder", "valid_data", "load_model", "is_eval", "device", "k_eval", "tie_breaking")
 

@@ -1,4 +1,4 @@
-"""Raw YooChoose clicks to the train, valid and test files: the filters and splits of the paper.
+"""Raw clicks, of YooChoose or any other log, to the train, valid and test files: the filters and splits of the paper.
 
 Sessions of one click are dropped, so are items with fewer than five clicks; the last day is the test set, a session is
 never cut in two, and clicks on items that training never saw leave the test set ([1] Hidasi et al., ICLR 2016,
@@ -6,6 +6,7 @@ never cut in two, and clicks on items that training never saw leave the test set
 
     python preprocessing.py --clicks yoochoose-clicks.dat                                    # the paper's protocol
     python preprocessing.py --clicks yoochoose-clicks.dat --test_clicks yoochoose-test.dat   # the challenge's test file
+    python preprocessing.py --clicks FILE --columns session,time,item --time_format iso      # another log, see clicklog
 """
 
 import argparse
@@ -16,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from atomicfile import make_folder
-from clickfile import DAY, Clicks, read_raw_clicks, session_offsets, write_click_files
-from errors import FlagParser, UserError, run_script
+from clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets, write_click_files
+from clicklog import LogFormat, read_log, sessions_of_users, time_kind
+from errors import FlagParser, UserError, run_script, warn
 
 DATA_FOLDER = Path("data/preprocessed_data")
 TRAIN_FULL, TEST = "recSys15TrainFull.txt", "recSys15Test.txt"
@@ -29,6 +31,7 @@ MIN_ITEM_CLICKS = 5
 LOCAL_PLACES = (Path("data"), Path("data/raw"), Path("data/raw_data"), Path())
 KAGGLE_INPUT = Path("/kaggle/input")
 USUAL_NAMES = ("yoochoose-clicks.dat", "yoochoose-clicks.dat.gz")
+PLAUSIBLE = np.datetime64("1990"), np.datetime64("2100")  # times of clicks
 WHERE_TO_GET_IT = "https://www.kaggle.com/datasets/chadgostopp/recsys-challenge-2015"
 
 
@@ -146,39 +149,140 @@ def compared_with_paper(name: str, size: Size) -> str:
     return "equals the published figures" if published.items in (None, size.items) else ""
 
 
-def parse_flags(argv: list[str] | None = None) -> argparse.Namespace:
+def make_parser() -> FlagParser:
     parser = FlagParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument(
-        "--clicks", type=Path, help="raw clicks, plain or .gz (default: looked for in data/ and on Kaggle)"
+        "--clicks",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="raw clicks, plain or .gz, one file or several (default: YooChoose's, looked for in data/ and on Kaggle)",
     )
     parser.add_argument(
         "--test_clicks",
         type=Path,
+        metavar="FILE",
         help="the challenge's yoochoose-test.dat: it becomes the test set, and all of --clicks is training data "
         "(default: the last day is the test set, as in the paper)",
+    )
+    parser.add_argument(
+        "--columns",
+        metavar="SESSION,TIME,ITEM",
+        help="read a log with a header, and in it the columns of these names; TIME may be DATES+MILLISECONDS, two "
+        "columns to add (default: YooChoose's format, without a header)",
+    )
+    parser.add_argument("--sep", metavar="CHARACTER", help="what separates the log's columns; \\t: a tab (default: ,)")
+    parser.add_argument(
+        "--time_format",
+        metavar="FORMAT",
+        help="of the log's times: seconds or milliseconds since the epoch, iso (2019-10-01 23:59:59 and the like), or "
+        "a pattern of Python's strptime such as %%d.%%m.%%Y %%H:%%M; a time without a zone is UTC",
+    )
+    parser.add_argument(
+        "--session_gap",
+        type=float,
+        metavar="MINUTES",
+        help="the log has users in place of sessions: a session of a user ends with a longer pause than this",
+    )
+    parser.add_argument(
+        "--keep",
+        action="append",
+        metavar="COLUMN=VALUE[,VALUE]",
+        help="keep the log's lines with one of these values in a column; may be given several times",
     )
     parser.add_argument(
         "--skip_bad_lines",
         action="store_true",
         help="skip lines that are not clicks, and count them (default: refuse the file and write nothing)",
     )
-    parser.add_argument("--data_folder", type=Path, default=DATA_FOLDER, help="where the files go (%(default)s)")
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--data_folder", type=Path, default=DATA_FOLDER, metavar="DIR", help="where the files go (default: %(default)s)"
+    )
+    return parser
 
 
-def main() -> None:
-    flags = parse_flags()
-    path = flags.clicks or find_clicks()
-    print(f"reading {path}" + (f" and {flags.test_clicks}" if flags.test_clicks else ""), flush=True)
-    raw_test = read_raw_clicks(flags.test_clicks, flags.skip_bad_lines) if flags.test_clicks else None
-    files = split(read_raw_clicks(path, flags.skip_bad_lines), raw_test)
+def log_format(flags: argparse.Namespace) -> LogFormat | None:
+    """What the flags say of a log with a header; None for YooChoose's format.
+
+    Raises:
+        UserError: they do not say all, or contradict each other.
+    """
+    if flags.columns is None:
+        for name in ("sep", "time_format", "session_gap", "keep"):
+            if getattr(flags, name) is not None:
+                raise UserError(f"--{name} is for logs with a header: say with --columns which columns are to be read")
+        return None
+    if not flags.clicks:
+        raise UserError("--columns needs --clicks FILE, the log to read")
+    if flags.test_clicks:
+        raise UserError("--test_clicks is for YooChoose's format; with --columns, the last day is the test set")
+    columns = flags.columns.split(",")
+    if len(columns) != 3 or not all(columns):
+        raise UserError(f"--columns {flags.columns} is not three names, such as session,time,item")
+    if flags.time_format is None:
+        raise UserError(
+            "--columns needs --time_format: seconds, milliseconds, iso or a pattern such as '%Y-%m-%d %H:%M:%S'"
+        )
+    try:
+        time_kind(flags.time_format)
+    except ValueError as error:
+        raise UserError(f"--time_format {error}") from error
+    separator = {None: ",", "\\t": "\t", "tab": "\t"}.get(flags.sep, flags.sep)
+    if len(separator) != 1 or not separator.isascii() or separator in '"\r\n':
+        raise UserError(f"--sep {flags.sep!r} is not a single ASCII character, or \\t for a tab")
+    if flags.session_gap is not None and not 0 < flags.session_gap < float("inf"):
+        raise UserError(f"--session_gap {flags.session_gap:g} is not a number of minutes above 0")
+    keep: dict[str, list[str]] = {}
+    for text in flags.keep or ():
+        name, equals, values = text.partition("=")
+        if not (name and equals):
+            raise UserError(f"--keep {text} is not COLUMN=VALUE")
+        keep.setdefault(name, []).extend(values.split(","))
+    return LogFormat(*columns, flags.time_format, separator, keep)
+
+
+def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: argparse.Namespace) -> Clicks:
+    """The clicks of a log, its users cut into sessions if ``--session_gap`` says so; prints what was found.
+
+    Raises:
+        UserError: the log is unusable.
+    """
+    clicks, counts = read_log(paths, log, flags.skip_bad_lines)
+    left_out = {"that --keep does not keep": counts.filtered}
+    left_out |= {f"without {log.session}": counts.without_session, f"without {log.item}": counts.without_item}
+    if any(left_out.values()):
+        print("left out: " + ", ".join(f"{number:,} lines {why}" for why, number in left_out.items() if number))
+    of_users = ""
+    if flags.session_gap is not None:
+        of_users = f"{len(pd.unique(clicks.session)):,} users in "
+        clicks = sessions_of_users(clicks, round(flags.session_gap * 60_000))
+    n_sessions, n_items = len(pd.unique(clicks.session)), len(pd.unique(clicks.item))
+    first, last = (np.datetime64(int(time), "ms") for time in (clicks.time.min(), clicks.time.max()))
+    span = " to ".join(str(time.astype("datetime64[s]")).replace("T", " ") for time in (first, last))
+    print(f"{len(clicks):,} clicks of {of_users}{n_sessions:,} sessions on {n_items:,} items, {span} UTC", flush=True)
+    if first < PLAUSIBLE[0] or last >= PLAUSIBLE[1]:
+        warn(f"clicks of {span}: is --time_format {flags.time_format} right?")
+    return clicks
+
+
+def main(argv: list[str] | None = None) -> None:
+    flags = make_parser().parse_args(argv)
+    log = log_format(flags)
+    paths = flags.clicks or [find_clicks()]
+    print("reading " + " and ".join(map(str, [*paths, *filter(None, [flags.test_clicks])])), flush=True)
+    if log:
+        files = split(read_sessions_of_log(paths, log, flags))
+    else:
+        raw_test = read_raw_clicks(flags.test_clicks, flags.skip_bad_lines) if flags.test_clicks else None
+        files = split(concatenated([read_raw_clicks(path, flags.skip_bad_lines) for path in paths]), raw_test)
     folder = make_folder(flags.data_folder)
     write_click_files({folder / name: clicks for name, clicks in files.items()})
     print(f"{'file':<24}{'clicks':>12}{'sessions':>12}{'items':>9}")
+    is_yoochoose = len(paths) == 1 and paths[0].name in USUAL_NAMES and not log and not flags.test_clicks
     for name, clicks in files.items():
         size = size_of(clicks)
         remark = compared_with_paper(name, size)
-        if not remark and name in PUBLISHED and path.name in USUAL_NAMES and not flags.test_clicks:
+        if not remark and name in PUBLISHED and is_yoochoose:
             remark = f"differs from the published {PUBLISHED[name].clicks:,} in {PUBLISHED[name].sessions:,}"
         print(f"{name:<24}{size.clicks:>12,}{size.sessions:>12,}{size.items:>9,}  {remark}".rstrip(), flush=True)
     if flags.test_clicks:

@@ -4,13 +4,15 @@
     python recommend.py --load_model FILE --sessions sessions.csv --k 20 --output recommendations.csv
 
 ``sessions.csv`` has the columns SessionID and ItemID, the clicks of a session together and in order. The output has a
-row per recommendation: SessionID, ItemID, Rank (from 1), Score. From Python::
+row per recommendation: SessionID, ItemID, Rank (from 1), Score. Item ids are those of the training clicks, integers or
+text. From Python::
 
     recommender = Recommender.load("checkpoint/07240927/model_00009.pt")
     recommender.recommend([214536502, 214536500], k=5)
 """
 
 import argparse
+import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -27,10 +29,10 @@ from errors import FlagParser, UserError, run_script, warn
 from model import GRU4Rec, score
 from parameters import COUNT, evaluation_parameters
 from runfolder import read_checkpoint
-from trainingrun import choose_device, restored_model, saved_parameters
+from trainingrun import choose_device, restored_index, restored_model, saved_parameters
 
 BATCH_SIZE = 512  # sessions side by side; memory is this times the number of items
-OUTPUT = pa.schema([("SessionID", pa.int64()), ("ItemID", pa.int64()), ("Rank", pa.int64()), ("Score", pa.float32())])
+OUTPUT = ("SessionID", "ItemID", "Rank", "Score")
 
 
 class Recommender:
@@ -64,11 +66,13 @@ class Recommender:
         parameters = evaluation_parameters(saved_parameters(checkpoint, Path(path)), {"load_model": str(path)})
         model = restored_model(parameters, checkpoint).to(choose_device(device))
         try:
-            return cls(model, ItemIndex(checkpoint["item_ids"].numpy()))
+            return cls(model, restored_index(parameters, checkpoint))
         except FloatingPointError as error:
             raise UserError(f"{path} cannot recommend: {error}") from error
 
-    def recommend(self, items: Sequence[int], k: int = 20, exclude_seen: bool = False) -> list[tuple[int, float]]:
+    def recommend(
+        self, items: Sequence[int | str], k: int = 20, exclude_seen: bool = False
+    ) -> list[tuple[int | str, float]]:
         """The items that are most likely to be clicked next, best first.
 
         Args:
@@ -77,12 +81,12 @@ class Recommender:
             exclude_seen: leave out the items of ``items``.
 
         Returns:
-            At most k pairs of item id and score.
+            At most k pairs of item id (int, or str where the ids of the training clicks are text) and score.
 
         Raises:
             ValueError: the model knows none of the items, or k is not from 1 to the number of items.
         """
-        known = self.index.encode(np.asarray(items, dtype=np.int64))
+        known = self.index.encode(items)
         known = known[known >= 0]
         if len(known) == 0:
             raise ValueError("the model knows none of these items")
@@ -137,9 +141,9 @@ class Recommender:
 
 def recommend_for_file(recommender: Recommender, path: Path, k: int, exclude_seen: bool) -> Iterator[pa.Table]:
     """Recommendations for the sessions of a file, some sessions at a time; says at the end what it passed over."""
-    unknown: set[int] = set()
+    unknown: set[int | str] = set()
     n_skipped = 0
-    for session, item in stream_sessions(path):
+    for session, item in stream_sessions(path, recommender.index.is_text):
         known = recommender.index.encode(item)
         unknown.update(item[known < 0].tolist())
         n_skipped += len(session_offsets(session)) - len(session_offsets(session[known >= 0]))
@@ -152,30 +156,37 @@ def recommend_for_file(recommender: Recommender, path: Path, k: int, exclude_see
             left = np.isfinite(scores)
             rank = np.broadcast_to(np.arange(1, k + 1), scores.shape)
             columns = np.repeat(session[bounds[:-1]], left.sum(axis=1)), ids[left], rank[left], scores[left]
-            yield pa.table(list(map(pa.array, columns)), schema=OUTPUT)
+            yield pa.table(dict(zip(OUTPUT, columns, strict=True)))
     name_unknown(sorted(unknown))
     if n_skipped:
         warn(f"{path}: {n_skipped:,} sessions have no item that the model knows, and get no recommendations")
 
 
-def name_unknown(ids: list[int]) -> None:
+def name_unknown(ids: list[int | str]) -> None:
     if ids:
         shown = ", ".join(map(str, ids[:10])) + (", …" if len(ids) > 10 else "")
         warn(f"passed over {len(ids):,} items that the model does not know: {shown}")
 
 
-def parse_items(text: str) -> list[int]:
+def parse_items(text: str, index: ItemIndex) -> list[int | str]:
+    """The ids in a list with commas between them; one that has a comma itself stands in double quotes.
+
+    Raises:
+        UserError: the ids of the model are integers, and these are not.
+    """
     try:
-        return [int(item) for item in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of item ids, such as 214536502,214536500") from error
+        items = next(csv.reader([text], skipinitialspace=True), [])
+        return items if index.is_text else [int(item) for item in items]
+    except (ValueError, csv.Error) as error:
+        example = f"{index.ids[0]},{index.ids[-1]}"
+        raise UserError(f"--items {text!r} is not a list of item ids, such as {example}") from error
 
 
 def parse_flags() -> argparse.Namespace:
     parser = FlagParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--load_model", type=Path, required=True, help="checkpoint of main.py")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--items", type=parse_items, help="ids of the items clicked so far, separated by commas")
+    what.add_argument("--items", help="ids of the items clicked so far, separated by commas")
     what.add_argument("--sessions", type=Path, help="file with the columns SessionID and ItemID")
     parser.add_argument(
         "--output", type=Path, default=Path("recommendations.csv"), help="with --sessions (%(default)s)"
@@ -191,20 +202,21 @@ def main() -> None:
     recommender = Recommender.load(flags.load_model, flags.device)
     if flags.k > len(recommender.index):
         raise UserError(f"--k {flags.k} is more than the {len(recommender.index):,} items of {flags.load_model}")
-    if flags.items:
-        known = recommender.index.encode(np.array(flags.items))
-        name_unknown([item for item, index in zip(flags.items, known, strict=True) if index < 0])
+    if flags.items is not None:
+        items = parse_items(flags.items, recommender.index)
+        known = recommender.index.encode(items)
+        name_unknown([item for item, index in zip(items, known, strict=True) if index < 0])
         if (known < 0).all():
             raise UserError("the model knows none of these --items")
         print(f"{'rank':>4}  {'item':>12}  {'score':>9}")
-        for rank, (item, item_score) in enumerate(recommender.recommend(flags.items, flags.k, flags.exclude_seen), 1):
+        for rank, (item, item_score) in enumerate(recommender.recommend(items, flags.k, flags.exclude_seen), 1):
             print(f"{rank:>4}  {item:>12}  {item_score:>9.4f}")
         return
     n_rows = 0
-    options = pa.csv.WriteOptions(quoting_style="none")
-    with atomic_write(flags.output) as file, pa.csv.CSVWriter(file, OUTPUT, write_options=options) as writer:
+    with atomic_write(flags.output) as file:
+        file.write((",".join(OUTPUT) + "\n").encode())
         for table in recommend_for_file(recommender, flags.sessions, flags.k, flags.exclude_seen):
-            writer.write_table(table)
+            pa.csv.write_csv(table, file, pa.csv.WriteOptions(include_header=False))
             n_rows += table.num_rows
     print(f"{flags.output}: {n_rows:,} recommendations")
 

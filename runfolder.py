@@ -24,7 +24,7 @@ PARTIAL = "partial.pt"
 CONTENT = {  # what a checkpoint holds, by name and type
     "format_version": int,
     "parameters": dict,  # every parameter of the run
-    "item_ids": torch.Tensor,  # [n_items] int64, the id of every item index
+    "item_ids": (torch.Tensor, list),  # [n_items] int64, the id of every item index; a list of str if ids are text
     "support": torch.Tensor,  # [n_items] int64, how often each item was clicked in training
     "model": dict,  # state dict
     "optimizer": dict,  # state dict

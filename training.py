@@ -4,6 +4,7 @@ import ctypes
 import math
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import Block, NegativeSampler, SessionParallelBatches
+from dataset import Block, MiniBatch, MiniBatchMaker, NegativeSampler, SessionParallelBatches
 from lossfunction import LossFunction
 from model import GRU4Rec
 from optimizer import Optimizer
+
+TrainingStep = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of training_step
 
 
 class Diverged(ArithmeticError):
@@ -66,9 +69,7 @@ def training_step(
     model: GRU4Rec,
     optimizer: Optimizer,
     loss_function: LossFunction,
-    inputs: Tensor,
-    items: Tensor,
-    starts: Tensor,
+    batch: MiniBatch,
     hidden: Tensor,
     batch_size: int,
 ) -> tuple[Tensor, Tensor]:
@@ -77,18 +78,17 @@ def training_step(
     Gradients do not flow through time: the hidden state is a constant input.
 
     Args:
-        inputs: ``[b]`` the current item of each live lane.
-        items: ``[M]`` the lanes' targets, then the additional negatives.
-        starts: ``[b]`` bool, lanes that begin a session.
-        hidden: ``[L, b, H]`` hidden state of the live lanes.
+        batch: b live lanes and M items to score.
+        hidden: ``[L, b, H]`` the hidden state of the live lanes.
         batch_size: B; the loss is the sum over live lanes divided by it, also when b < B.
 
     Returns:
         The step's loss, and the next hidden state ``[L, b, H]``.
     """
-    rows = model.look_up(inputs, items)
-    scores, hidden = model(rows, hidden, starts)
-    loss = loss_function(scores, items).sum() / batch_size
+    inputs, items, starts, _ = batch
+    rows = model.look_up(inputs.rows, items.rows)
+    scores, hidden = model(rows, inputs.place, items.place, hidden, starts)
+    loss = loss_function(scores, items.items).sum() / batch_size
     gradients = torch.autograd.grad(loss, [values for _, _, values in rows] + list(optimizer.network.values()))
     optimizer.step(rows, gradients[: len(rows)], gradients[len(rows) :])
     return loss.detach(), hidden.detach()
@@ -103,13 +103,15 @@ def train_epoch(
     progress: EpochProgress,
     keeper: Keeper | None = None,
     bar: tqdm | None = None,
+    step: TrainingStep = training_step,
 ) -> None:
     """Train on every transition of the sessions once, or on those that ``progress`` has not seen yet.
 
-    The host waits for the device once a block, to look at its losses.
+    The host waits for the device once a block, to look at its losses and to find the rows of the next one.
 
     Args:
         progress: where the epoch stands; updated as it goes on.
+        step: :func:`training_step`, or what :func:`compilation.compiled_step` made of it.
 
     Raises:
         Diverged: a step's loss is NaN or infinite.
@@ -119,16 +121,16 @@ def train_epoch(
     if progress.hidden is None:
         progress.hidden = model.initial_hidden(batch_size)
     hidden = progress.hidden
+    maker = MiniBatchMaker(len(model.output_bias), model.shared, hidden.device)
     ledger = _Ledger(progress, batch_size, bar)
     for block in batches.blocks(progress.step):
         negatives = sampler.draw(len(block), progress.epoch, block.first_step)
-        block = block.to(hidden.device)
+        mini_batches = maker.mini_batches(block.to(hidden.device), negatives)
         losses = torch.empty(len(block), device=hidden.device)
         for k in range(progress.step - block.first_step, len(block)):
-            inputs, targets, starts, lanes = block.step(k)
-            items = torch.cat((targets, negatives[k]))
-            losses[k], hidden[:, lanes] = training_step(
-                model, optimizer, loss_function, inputs, items, starts, hidden[:, lanes], batch_size
+            lanes = mini_batches[k].lanes
+            losses[k], hidden[:, lanes] = step(
+                model, optimizer, loss_function, mini_batches[k], hidden[:, lanes], batch_size
             )
             if keeper is not None and keeper.is_due(block.first_step + k + 1):
                 ledger.settle(block, losses, k + 1)

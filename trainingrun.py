@@ -8,10 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from compilation import choose_step
 from dataset import ItemIndex, NegativeSampler, SessionParallelBatches, Sessions, encode_sessions, read_session_clicks
 from errors import UserError, warn
 from evaluation import Metrics, evaluate
@@ -96,6 +98,8 @@ class TrainingRun:
         )
         self.batches = SessionParallelBatches(self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2)
         self.sampler = NegativeSampler(self.support.numpy(), p.sample_alpha, p.n_sample, p.seed, self.device)
+        n_steps = p.n_epochs * self.sessions.n_transitions // p.batch_size
+        self.step = choose_step(p.compile, n_steps, self.device)
         self.progress = EpochProgress(epoch=0)
         self.history: list[dict[str, Any]] = []
         if checkpoint:
@@ -139,7 +143,15 @@ class TrainingRun:
             Diverged: a step's loss is NaN or infinite.
         """
         train_epoch(
-            self.model, self.optimizer, self.loss_function, self.batches, self.sampler, self.progress, keeper, bar
+            self.model,
+            self.optimizer,
+            self.loss_function,
+            self.batches,
+            self.sampler,
+            self.progress,
+            keeper,
+            bar,
+            self.step,
         )
 
     def evaluate(self) -> Metrics:
@@ -182,7 +194,7 @@ class TrainingRun:
             random_state["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             "parameters": vars(self.parameters),
-            "item_ids": torch.from_numpy(self.index.ids),
+            "item_ids": self.index.state(),
             "support": self.support,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -200,7 +212,7 @@ class TrainingRun:
             )
         refuse_large_cutoffs(p.k_eval, len(self.index))
         if checkpoint and not (
-            torch.equal(checkpoint["item_ids"], torch.from_numpy(self.index.ids))
+            np.array_equal(restored_index(self.parameters, checkpoint).ids, self.index.ids)
             and torch.equal(checkpoint["support"], self.support)
         ):
             raise UserError(
@@ -348,18 +360,31 @@ def saved_parameters(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not fit together: {error}") from error
 
 
+def restored_index(parameters: Namespace, checkpoint: dict[str, Any]) -> ItemIndex:
+    """The items of a checkpoint.
+
+    Raises:
+        UserError: they are no list of ids, or not as many as its support.
+    """
+    try:
+        index = ItemIndex.from_state(checkpoint["item_ids"])
+    except ValueError as error:
+        raise UserError(f"{parameters.load_model} does not fit together: {error}") from error
+    if checkpoint["support"].shape != (len(index),):
+        raise UserError(f"{parameters.load_model} does not fit together: its support is not that of its items")
+    return index
+
+
 def restored_model(parameters: Namespace, checkpoint: dict[str, Any]) -> GRU4Rec:
     """A model with the weights of a checkpoint; its parameters alone cannot make it take memory.
 
     Raises:
         UserError: the weights are not those of the parameters and the items.
     """
-    weights, item_ids, support = checkpoint["model"], checkpoint["item_ids"], checkpoint["support"]
+    weights, support = checkpoint["model"], checkpoint["support"]
+    n_items = len(restored_index(parameters, checkpoint))
     fits = (
-        item_ids.dtype == support.dtype == torch.int64
-        and item_ids.dim() == 1
-        and item_ids.shape == support.shape
-        and len(item_ids.unique()) == len(item_ids) > 0
+        support.dtype == torch.int64
         and bool((support > 0).all())
         and all(isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in weights.values())
         and sum(str(name).startswith("cells.") for name in weights) == 2 * parameters.num_layers
@@ -367,7 +392,7 @@ def restored_model(parameters: Namespace, checkpoint: dict[str, Any]) -> GRU4Rec
     if fits:
         try:
             with torch.device("meta"):
-                model = make_model(parameters, len(item_ids))
+                model = make_model(parameters, n_items)
             model.load_state_dict(weights, assign=True)
         except (RuntimeError, TypeError, AttributeError):
             fits = False

@@ -60,7 +60,7 @@ PREPARED = "SessionID,ItemID,Time\n"
     [
         ("", "holds no clicks"),
         ("\n\n", "holds no clicks"),
-        ("session,timestamp,item,category\n" + RAW, "line 1: session is 'session', expected an integer"),
+        ("session,timestamp,item,category\n" + RAW, "line 1: session is 'session', expected an integer.*--columns"),
         (RAW + "2,2014-04-07T10:51:09.277Z,x5,0\n", "line 2: item is 'x5', expected an integer"),
         (RAW + "2,,5,0\n", "line 2: timestamp is '', expected a time such as 2014"),
         (RAW + "2,2014-04-07 10:51:09,5,0\n", "line 2: timestamp is '2014-04-07 10:51:09', expected a time"),
@@ -108,6 +108,66 @@ def test_missing_and_cut_off_files_are_named(tmp_path):
     (tmp_path / "cut.dat.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(UserError, match=r"cannot read .*cut\.dat\.gz"):
         read_raw_clicks(tmp_path / "cut.dat.gz")
+
+
+@pytest.mark.parametrize(
+    ("lines", "session", "item"),
+    [
+        (["1,a1,3", "2,12,4"], [1, 2], ["a1", "12"]),
+        (['"1","12",3', '"007","a,""b",4'], ["1", "007"], ["12", 'a,"b']),
+        (["x,0x1f,3", "y,31,4"], ["x", "y"], ["0x1f", "31"]),
+        (['007,"5",3', "7,5,4"], [7, 7], ["5", "5"]),
+    ],
+)
+def test_ids_are_text_where_the_first_is_none_or_in_quotes(tmp_path, lines, session, item):
+    (tmp_path / "c.txt").write_text(PREPARED + "\n".join(lines) + "\n")
+    clicks = read_clicks(tmp_path / "c.txt")
+    for ids, names, expected in (
+        (clicks.session, clicks.session_names, session),
+        (clicks.item, clicks.item_names, item),
+    ):
+        assert [i if names is None else names[i].as_py() for i in ids.tolist()] == expected
+    assert clicks.time.tolist() == [3000, 4000]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "1,a1,3",
+            "line 3: ItemID is 'a1', expected an integer of at most 64 bits, as in the first line .ids that are",
+        ),
+        ('1,"5" ,3', "line 3: its quotes do not match"),
+        ('1,"5', "line 3: expected 3 columns"),
+        ("1,0x5,3", "line 3: ItemID is '0x5', expected an integer"),
+    ],
+)
+def test_text_among_integers_is_named(tmp_path, line, message):
+    (tmp_path / "c.txt").write_text(f"{PREPARED}1,2,3\n{line}\n")
+    with pytest.raises(UserError, match=message):
+        read_clicks(tmp_path / "c.txt")
+
+
+@pytest.mark.parametrize("item", ['""', "", "a\tb", '"a\x00b"'])
+def test_what_is_no_text_is_named(tmp_path, item):
+    (tmp_path / "c.txt").write_text(f"{PREPARED}1,x,3\n1,{item},3\n")
+    with pytest.raises(UserError, match="line 3: ItemID is '.*', expected text without control characters"):
+        read_clicks(tmp_path / "c.txt")
+
+
+def test_text_of_many_blocks_keeps_its_order(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"{session:064d}s", f"{item:x}".zfill(40)) for session, item in rng.integers(0, 5000, (50_000, 2)).tolist()
+    ]
+    (tmp_path / "c.txt").write_text(PREPARED + "".join(f"{session},{item},7\n" for session, item in rows))
+    assert (tmp_path / "c.txt").stat().st_size > 5 * 2**20
+    clicks = read_clicks(tmp_path / "c.txt")
+    for ids, names, expected in zip(
+        (clicks.session, clicks.item), (clicks.session_names, clicks.item_names), zip(*rows, strict=True), strict=True
+    ):
+        assert names.to_pylist() == list(dict.fromkeys(expected))
+        assert np.array(names.to_pylist())[ids].tolist() == list(expected)
 
 
 def test_session_offsets():

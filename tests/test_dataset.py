@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from conftest import make_clicks, make_sessions
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from clickfile import Clicks
 from dataset import (
     ItemIndex,
+    MiniBatchMaker,
     NegativeSampler,
     SessionParallelBatches,
     alias_table,
@@ -111,6 +113,40 @@ def test_index_keeps_the_order_of_first_appearance():
     assert index.encode(np.array([20, 99, 30])).tolist() == [2, -1, 0]
 
 
+IDS = [["12", "012", "a", "-3", str(2**63)], ["12", "7", "-3"]]
+
+
+@pytest.mark.parametrize("known", IDS)
+@pytest.mark.parametrize("asked", [["7", "012", "-3", "12", "new"], [7, -3, 12, 99], ["-3", 12, 2**63], [], ["12"]])
+def test_text_and_integers_meet_by_their_text(known, asked):
+    are_integers = known == IDS[1]
+    index = ItemIndex(np.array(known, dtype=np.int64 if are_integers else object))
+    assert index.is_text != are_integers
+    expected = [known.index(str(item)) if str(item) in known else -1 for item in asked]
+    assert index.encode(asked).tolist() == expected
+    back = ItemIndex.from_state(index.state())
+    assert back.ids.tolist() == index.ids.tolist() == ([int(i) for i in known] if are_integers else known)
+    assert back.encode(asked).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "state",
+    [[], ["a", "a"], ["a", 1], ["a", None], [["a"]], torch.zeros(0, dtype=torch.int64), torch.zeros(2)]
+    + [torch.tensor([1, 1]), torch.tensor([[1, 2]]), torch.tensor(3)],
+)
+def test_what_is_no_list_of_ids_is_refused(state):
+    with pytest.raises(ValueError, match="no list of ids"):
+        ItemIndex.from_state(state)
+
+
+def test_clicks_with_text_ids_are_encoded_for_either_index():
+    clicks = Clicks(np.array([0, 0, 0]), np.array([2, 0, 1]), np.arange(3), item_names=pa.array(["a", "7", "07"]))
+    assert ItemIndex.of(clicks).ids.tolist() == ["07", "a", "7"]
+    assert ItemIndex(np.array([3, 7])).encode_clicks(clicks).tolist() == [-1, -1, 1]
+    integers = Clicks(np.array([0, 0]), np.array([7, 3]), np.arange(2))
+    assert ItemIndex.of(clicks).encode_clicks(integers).tolist() == [2, -1]
+
+
 def test_items_that_training_never_saw_are_dropped_and_counted():
     index = ItemIndex(np.array([1, 2]))
     sessions, n_dropped = encode_sessions(make_clicks([[1, 9, 2], [9, 1], [2, 1, 2]]), index)
@@ -197,3 +233,33 @@ def test_sessions_of_large_ids_are_kept_apart():
     sessions, _ = encode_sessions(clicks, ItemIndex.of(clicks))
     assert sessions.items.tolist() == [0, 1, 2, 0]
     assert sessions.offsets.tolist() == [0, 2, 4]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("n_sample", [0, 5])
+def test_mini_batches_hold_the_clicks_and_negatives_and_every_row_once(shared, n_sample):
+    rng = np.random.default_rng(3)
+    sessions, _ = make_sessions([rng.integers(0, 9, rng.integers(2, 30)).tolist() for _ in range(20)])
+    maker = MiniBatchMaker(9, shared, torch.device("cpu"))
+    for block in SessionParallelBatches(sessions, 6, block_steps=40):
+        negatives = torch.from_numpy(rng.integers(0, 9, (len(block), n_sample)))
+        mini_batches = maker.mini_batches(block, negatives)
+        assert len(mini_batches) == len(block)
+        for k, batch in enumerate(mini_batches):
+            inputs, targets, starts, lanes = block.step(k)
+            assert batch.inputs.items.tolist() == inputs.tolist()
+            assert batch.items.items.tolist() == targets.tolist() + negatives[k].tolist()
+            assert batch.starts.tolist() == starts.tolist()
+            assert batch.lanes == lanes if isinstance(lanes, slice) else batch.lanes.tolist() == lanes.tolist()
+            for items, rows, place in (batch.inputs, batch.items):
+                assert rows[place].tolist() == items.tolist()
+                assert len(set(rows.tolist())) == len(rows)
+            assert set(batch.items.rows.tolist()) == set(batch.items.items.tolist())
+            if shared:
+                n_items = len(batch.items.rows)
+                assert batch.inputs.rows.tolist()[-n_items:] == batch.items.rows.tolist()
+                assert set(batch.inputs.rows.tolist()[:-n_items]) == set(inputs.tolist()) - set(
+                    batch.items.rows.tolist()
+                )
+            else:
+                assert set(batch.inputs.rows.tolist()) == set(inputs.tolist())

@@ -4,6 +4,7 @@ FUZZ_CASES sets how many cases each test tries; ``make test-long`` tries ten tho
 """
 
 import copy
+import csv
 import gzip
 import os
 import random
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 import runfolder
 from clickfile import read_clicks, read_raw_clicks, write_click_files
+from clicklog import LogFormat, read_log
 from errors import UserError
 from parameters import resumed_parameters, training_parameters
 from preprocessing import TRAIN_ONLY, VALID, split
@@ -97,6 +99,39 @@ def test_prepared_click_files(tmp_path_factory, n_lines, changes):
     else:
         assert len(clicks) > 0
         assert (np.abs(clicks.time) < 10**15).all()
+
+
+@fuzz
+@given(st.integers(1, 4), edits, st.booleans())
+def test_click_logs(tmp_path_factory, n_lines, changes, packed):
+    path = tmp_path_factory.mktemp("fuzz") / ("log.csv.gz" if packed else "log.csv")
+    content = b"who,what,when\n" + damaged('u7,"a,b",1396867869277\n12,,1396867869278\n' * n_lines, changes)
+    path.write_bytes(gzip.compress(content) if packed else content)
+    rows = []
+    for line in filter(None, re.split(r"\r\n|\n|\r", content.decode("utf-8", "surrogateescape"))):
+        try:
+            who, what, when = next(csv.reader([line], strict=True))
+            is_number = re.fullmatch(r"[ \t]*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?[ \t]*", when)
+            is_text = not re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", who + what)
+            fits = is_number and abs(float(when)) < 1e15 and is_text
+            rows.append((who, what, round(float(when))) if fits else None)
+        except (ValueError, csv.Error):
+            rows.append(None)
+    rows = rows[1:]  # the header
+    clicks_by_hand = [row for row in rows if row and row[0] and row[1]]
+    for skip in (False, True):
+        try:
+            clicks, _ = read_log([path], LogFormat("who", "when", "what", "milliseconds"), skip_bad_lines=skip)
+        except UserError as error:
+            one_sentence(error, path)
+            assert not clicks_by_hand or (None in rows and not skip)
+        else:
+            assert skip or None not in rows
+            ids = [
+                [str(i) if names is None else names[i].as_py() for i in column.tolist()]
+                for column, names in ((clicks.session, clicks.session_names), (clicks.item, clicks.item_names))
+            ]
+            assert list(zip(*ids, clicks.time.tolist(), strict=True)) == clicks_by_hand
 
 
 @fuzz

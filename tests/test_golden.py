@@ -2,18 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from clickfile import Clicks
+from compilation import choose_step
 from dataset import ItemIndex, SessionParallelBatches, encode_sessions
 from evaluation import evaluate
-from lossfunction import LossFunction, make_loss_function
+from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, adagrad
-from training import EpochProgress, train_epoch
+from training import EpochProgress, TrainingStep, train_epoch
 
 GOLDEN = Path(__file__).parent / "golden"
 ARRAYS = np.load(GOLDEN / "authors_pytorch_golden.npz")
@@ -55,8 +57,8 @@ def golden_weights(case: str, moment: str) -> dict[str, torch.Tensor]:
 class Recorder:
     """Stands in for the sampler with the negatives that the authors' code drew, and notes the loss of every step."""
 
-    def __init__(self, case: str, batch_size: int, loss_function: LossFunction):
-        self.case, self.batch_size, self.wrapped = case, batch_size, loss_function
+    def __init__(self, case: str, batch_size: int, step: TrainingStep):
+        self.case, self.batch_size, self.step = case, batch_size, step
         self.steps_seen = 0
         self.steps_per_epoch = len(ARRAYS[f"{case}/losses"]) // CASES[case]["params"]["n_epochs"]
         self.losses = []
@@ -73,14 +75,21 @@ class Recorder:
         first = epoch * self.steps_per_epoch + first_step
         return torch.from_numpy(ARRAYS[f"{self.case}/negatives"][first : first + n_steps])
 
-    def loss_function(self, scores: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
-        loss = self.wrapped(scores, items)
-        self.losses.append(loss.sum().item() / self.batch_size)
-        return loss
+    def training_step(self, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, hidden = self.step(*arguments)
+        self.losses.append(loss.item())
+        return loss, hidden
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_golden_run(case):
+COMPILED_QUICKLY = ("xe_shared_logq_sampled", "bprmax_onehot_sampled", "xe_separate_two_layers")
+WAYS = [pytest.param(case, "off", id=case) for case in CASES] + [
+    pytest.param(case, "on", id=f"{case}-compiled", marks=[] if case in COMPILED_QUICKLY else pytest.mark.long)
+    for case in CASES
+]
+
+
+@pytest.mark.parametrize(("case", "compilation"), WAYS)
+def test_golden_run(case, compilation, capsys):
     p = CASES[case]["params"]
     clicks = golden_clicks("train")
     index = ItemIndex.of(clicks)
@@ -108,12 +117,14 @@ def test_golden_run(case):
         support=support,
     )
     batches = SessionParallelBatches(sessions, p["batch_size"], min_alive=1 if p["n_sample"] else 2, block_steps=7)
-    recorder = Recorder(case, p["batch_size"], loss_function)
+    recorder = Recorder(case, p["batch_size"], choose_step(compilation, n_steps=0, device=torch.device("cpu")))
     for epoch in range(p["n_epochs"]):
         for block in batches:
             for inputs, targets, _, _ in map(block.step, range(len(block))):
                 recorder.check_batch(inputs, targets)
-        train_epoch(model, optimizer, recorder.loss_function, batches, recorder, EpochProgress(epoch))
+        progress = EpochProgress(epoch)
+        train_epoch(model, optimizer, loss_function, batches, recorder, progress, step=recorder.training_step)
+    assert capsys.readouterr().err == ""  # where compilation fails, it says so
     np.testing.assert_allclose(recorder.losses, ARRAYS[f"{case}/losses"], rtol=0, atol=1e-5)
     for name, weight in golden_weights(case, "final").items():
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=1e-4)

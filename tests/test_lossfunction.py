@@ -93,6 +93,6 @@ def test_logq_subtracts_the_log_of_each_columns_probability():
     scores, support = random_scores((2, 6)), torch.tensor([5.0, 1.0, 7.0, 2.0, 9.0, 3.0], dtype=torch.float64)
     q, alpha = 0.8, 0.5
     probability = np.concatenate((support[:2].numpy(), support[2:].numpy() ** alpha))
-    correction = lossfunction.logq_correction(support, 2, alpha, q)
+    correction = lossfunction.logq_correction(support.log(), 2, alpha, q)
     expected = REFERENCES["cross_entropy"](scores.numpy() - q * np.log(probability))
     np.testing.assert_allclose(lossfunction.cross_entropy(scores, correction).numpy(), expected, rtol=1e-12)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from dataset import MiniBatchMaker
 from model import GRU4Rec, GRUCell, final_activation
 
 MODES = {
@@ -27,9 +28,10 @@ def make_model(mode, **settings):
 
 
 def step(model, hidden=None, starts=(False, False, False), items=(1, 2, 3, 7, 7)):
-    inputs, items = torch.tensor([4, 4, 9]), torch.tensor(items)
+    maker = MiniBatchMaker(N_ITEMS, model.shared, torch.device("cpu"))
+    ((inputs, items),) = maker.lookups(torch.tensor([[4, 4, 9]]), torch.tensor([items]))
     hidden = torch.randn(model.num_layers, 3, model.hidden_size) if hidden is None else hidden
-    return model(model.look_up(inputs, items), hidden, torch.tensor(starts))
+    return model(model.look_up(inputs.rows, items.rows), inputs.place, items.place, hidden, torch.tensor(starts))
 
 
 def sigmoid(x):

@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from model import Rows
-from optimizer import Optimizer, adadelta, adagrad, adam, rmsprop, sgd, sum_repeated_rows
+from optimizer import Optimizer, adadelta, adagrad, adam, rmsprop, sgd
 
 LIKE_TORCH = {
     "sgd": (sgd(0.1), lambda p, wd: torch.optim.SGD(p, 0.1, weight_decay=wd)),
@@ -58,7 +56,7 @@ def test_sampled_adam_is_sparse_adam():
     optimizer = Optimizer({}, {"t": table}, adam(0.1, 1e-10))  # so small that it does not matter where it stands
     their_optimizer = torch.optim.SparseAdam([theirs], 0.1, eps=1e-10)
     for _ in range(20):
-        index, grad = torch.randint(6, (4,)), torch.randn(4, 3)
+        index, grad = torch.randperm(6)[:4], torch.randn(4, 3)
         theirs.grad = torch.sparse_coo_tensor(index[None], grad, (6, 3), check_invariants=True)
         their_optimizer.step()
         step_on_rows(optimizer, table, index, grad)
@@ -68,7 +66,7 @@ def test_sampled_adam_is_sparse_adam():
 @pytest.mark.parametrize("momentum", [0.0, 0.4])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_adagrad_on_sampled_rows_row_by_row(momentum, weight_decay):
-    """A loop over rows: the summed gradient, eps under the root, state that changes only where a row occurs."""
+    """A loop over rows: eps under the root, state that changes only where a row occurs."""
     rng = np.random.default_rng(0)
     lr, eps = 0.2, 1e-6
     expected = rng.normal(size=(6, 3))
@@ -76,10 +74,10 @@ def test_adagrad_on_sampled_rows_row_by_row(momentum, weight_decay):
     optimizer = Optimizer({}, {"t": table}, adagrad(lr, momentum, eps), weight_decay)
     squares, velocity = np.zeros((6, 3)), np.zeros((6, 3))
     for _ in range(30):
-        index, grad = rng.integers(0, 6, 5), rng.normal(size=(5, 3))
-        step_on_rows(optimizer, table, index, torch.from_numpy(grad))
-        for row in set(index.tolist()):
-            g = grad[index == row].sum(axis=0) + weight_decay * expected[row]
+        index, grad = rng.permutation(6)[: rng.integers(1, 6)], rng.normal(size=(6, 3))
+        step_on_rows(optimizer, table, index, torch.from_numpy(grad[index]))
+        for row in index.tolist():
+            g = grad[row] + weight_decay * expected[row]
             squares[row] += g**2
             velocity[row] = momentum * velocity[row] - lr * g / np.sqrt(squares[row] + eps)
             expected[row] += velocity[row]
@@ -91,9 +89,8 @@ def test_a_row_with_all_others_absent_is_updated_like_a_whole_parameter(name):
     whole, table = torch.ones(1, 3), torch.ones(6, 3)
     optimizer = Optimizer({"w": whole}, {"t": table}, ALL_RULES[name])
     for _ in range(5):
-        grad = torch.randn(2, 3)
-        rows = Rows("t", torch.tensor([4, 4]), table[[4, 4]])
-        optimizer.step([rows], [grad], [grad.sum(dim=0, keepdim=True)])
+        grad = torch.randn(1, 3)
+        optimizer.step([Rows("t", torch.tensor([4]), table[[4]])], [grad], [grad])
     torch.testing.assert_close(table[4:5], whole)
     assert (table[[0, 1, 2, 3, 5]] == 1).all()
     assert (whole != 1).all()
@@ -112,24 +109,12 @@ def test_momentum_has_an_effect(name):
     assert (weights[0] < weights[1]).all()
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.integers(0, 7), min_size=1, max_size=40), st.integers(0, 2**32 - 1))
-def test_repeated_rows_get_the_sum_of_their_gradients(rows, seed):
-    generator = torch.Generator().manual_seed(seed)
-    index = torch.tensor(rows)
-    grad = torch.randn(len(rows), 2, dtype=torch.float64, generator=generator)
-    scratch = torch.randint(100, (8,), generator=generator)
-    summed = sum_repeated_rows(index, grad, scratch)
-    for i, row in enumerate(rows):
-        torch.testing.assert_close(summed[i], grad[index == row].sum(dim=0))
-
-
 @pytest.mark.parametrize("name", ALL_RULES)
 def test_state_survives_saving(name, tmp_path):
     def run(n_steps, optimizer, weight, table, generator):
         for _ in range(n_steps):
-            rows = Rows("t", torch.tensor([1, 3, 1]), table[[1, 3, 1]])
-            grads = torch.randn(3, 3, generator=generator), torch.randn(2, 2, generator=generator)
+            rows = Rows("t", torch.tensor([3, 1]), table[[3, 1]])
+            grads = torch.randn(2, 3, generator=generator), torch.randn(2, 2, generator=generator)
             optimizer.step([rows], [grads[0]], [grads[1]])
 
     generator = torch.Generator().manual_seed(0)

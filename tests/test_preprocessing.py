@@ -12,6 +12,7 @@ import preprocessing
 from clickfile import Clicks, read_clicks, read_raw_clicks, write_click_files
 from errors import UserError
 from preprocessing import PUBLISHED, TEST, TRAIN_FULL, TRAIN_ONLY, VALID, Size, compared_with_paper, size_of, split
+from synthetic import write_raw_clicks
 
 DAY = 86_400_000
 Row = tuple[int, int, int]  # session, item, time
@@ -101,6 +102,17 @@ def test_the_challenges_test_file_is_filtered_against_train_alone():
     train = drop_short([row for row in short_dropped if support[row[1]] >= 5])
     assert sorted(as_rows(files[TRAIN_FULL])) == sorted(train)
     assert as_rows(files[TEST]) == [(1, 1, 10), (1, 2, 20), (4, 2, 7), (4, 2, 8)]
+
+
+def test_clicks_may_come_in_several_files(tmp_path):
+    clicks = as_clicks(random_rows(3))
+    for name, part in (("whole", slice(None)), ("first", slice(0, 400)), ("second", slice(400, None))):
+        write_raw_clicks(tmp_path / name, clicks.select(np.arange(len(clicks))[part]))
+    for folder, names in (("one", ["whole"]), ("two", ["first", "second"])):
+        paths = [str(tmp_path / name) for name in names]
+        preprocessing.main(["--clicks", *paths, "--data_folder", str(tmp_path / folder)])
+    for name in (TRAIN_FULL, TEST, TRAIN_ONLY, VALID):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 @pytest.mark.parametrize("rows", [[(1, 1, 0)], [(s, 1, s) for s in range(100)]])

@@ -1,6 +1,6 @@
 """The README says what the code does: flags, defaults, files, commands.
 
-After a change of a flag, ``python tests/test_readme.py`` (with the project's root on the path) prints the new table.
+After a change of a flag, ``python tests/test_readme.py`` (with the project's root on the path) prints the new tables.
 """
 
 import re
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from parameters import PARAMETERS, THEMES, parse_flags, training_parameters
+from preprocessing import make_parser
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -23,8 +24,17 @@ def flag_table() -> str:
     return "\n".join(lines)
 
 
-def test_flag_table_is_that_of_the_code():
-    assert flag_table() in README, f"the table of flags should read:\n{flag_table()}"
+def preprocessing_table() -> str:
+    lines = ["| flag | meaning |", "| --- | --- |"]
+    for action in make_parser()._actions[1:]:
+        values = f" {action.metavar}" if action.metavar else ""
+        lines.append(f"| `{action.option_strings[0]}{values}` | {action.help % vars(action)} |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("table", [flag_table, preprocessing_table])
+def test_flag_tables_are_those_of_the_code(table):
+    assert table() in README, f"the table of flags should read:\n{table()}"
 
 
 @pytest.mark.parametrize("line", re.findall(r"main\.py (--(?!help)[^\n`|]*)", README))
@@ -52,4 +62,4 @@ def test_no_file_imports_one_that_stands_later():
 
 
 if __name__ == "__main__":
-    print(flag_table())
+    print(f"{flag_table()}\n\n{preprocessing_table()}")

@@ -101,6 +101,19 @@ def test_sessions_are_streamed_whole(tmp_path):
     assert seen == {session: len(items) for session, items in sessions.items()}
 
 
+def test_sessions_of_text_are_streamed_whole(tmp_path):
+    sessions = {f"{'s' * 50}{s}": [f"{i:060d}" for i in items] for s, items in random_sessions(6000).items()}
+    write_sessions(tmp_path / "s.csv", sessions)
+    got, n_batches = {}, 0
+    for session, item in stream_sessions(tmp_path / "s.csv", text_items=True):
+        n_batches += 1
+        assert not set(session) & got.keys()
+        for s, i in zip(session, item, strict=True):
+            got.setdefault(s, []).append(i)
+    assert n_batches > 3
+    assert got == sessions
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

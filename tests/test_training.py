@@ -8,7 +8,7 @@ import torch
 from conftest import make_sessions
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dataset import NegativeSampler, SessionParallelBatches
+from dataset import Block, MiniBatchMaker, NegativeSampler, SessionParallelBatches
 from evaluation import evaluate
 from lossfunction import LOSSES, make_loss_function
 from model import GRU4Rec
@@ -72,6 +72,13 @@ def test_reported_loss_is_the_mean_over_next_clicks():
     assert result.loss == pytest.approx(np.mean(seen), rel=1e-5)
 
 
+def block_of(clicks, first_step=0):
+    """A block of the given inputs and targets ``[2, K, B]``; no lane begins a session."""
+    _, n_steps, n_lanes = clicks.shape
+    starts, lanes = torch.zeros(n_steps, n_lanes), torch.arange(n_lanes).expand(n_steps, -1)
+    return Block(first_step, [n_lanes] * n_steps, torch.cat((clicks, torch.stack((starts, lanes)).long())))
+
+
 class LargestNewTensor(TorchDispatchMode):
     """Notes the largest tensor that any operation allocates, tables and their views aside."""
 
@@ -98,10 +105,11 @@ def test_nothing_in_a_step_is_as_large_as_the_number_of_items(loss, rule, mode):
     optimizer = Optimizer(model.network_parameters(), model.item_tables(), make_rule(rule, 0.1, 0.1, 1e-6), 0.1)
     loss_function = make_loss_function(loss, 1.0, 1.0, 0.5, torch.ones(n_items))
     states = [tensor for state in optimizer.state.values() for tensor in state]
-    items = torch.randint(n_items, (4 + 16,))
-    inputs, starts = items[:4].clone(), torch.zeros(4, dtype=torch.bool)
-    with LargestNewTensor([*model.parameters(), optimizer.place_of, *states]) as seen:
-        training_step(model, optimizer, loss_function, inputs, items, starts, model.initial_hidden(4), 4)
+    maker = MiniBatchMaker(n_items, model.shared, CPU)
+    block, negatives = block_of(torch.randint(n_items, (2, 1, 4))), torch.randint(n_items, (1, 16))
+    with LargestNewTensor([*model.parameters(), maker.place_of, *states]) as seen:
+        (batch,) = maker.mini_batches(block, negatives)
+        training_step(model, optimizer, loss_function, batch, model.initial_hidden(4), 4)
     assert 0 < seen.largest < n_items / 50
 
 
@@ -143,8 +151,9 @@ def test_an_epoch_goes_on_from_any_step_as_if_it_had_not_stopped(mode):
 def test_hidden_state_carries_no_graph():
     sessions, _ = make_sessions(cycles(20))
     model, optimizer, loss_function, _, _ = make_training(sessions, 12)
-    items, hidden = torch.arange(8), model.initial_hidden(4)
-    _, hidden = training_step(model, optimizer, loss_function, items[:4], items, torch.ones(4).bool(), hidden, 4)
+    clicks, negatives = torch.arange(8).reshape(2, 1, 4), torch.arange(8, 12)[None]
+    (batch,) = MiniBatchMaker(12, model.shared, CPU).mini_batches(block_of(clicks), negatives)
+    _, hidden = training_step(model, optimizer, loss_function, batch, model.initial_hidden(4), 4)
     assert not hidden.requires_grad
 
 

@@ -1,0 +1,283 @@
+"""Click logs of any shop: text with a header, a line per event, its columns and its format of time named by the user.
+
+An id is its text, kept as it is. Where all ids of a column are plain integers (no leading zeros, at most 64 bits) they
+are held as such; one that is not makes the column text. Lines without an item or without a session are no clicks: they
+are left out and counted, as are those that a filter does not keep. A log that has users in place of sessions is cut
+into sessions where a user pauses.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clickfile import Clicks, concatenated
+from delimited import (
+    MILLISECONDS,
+    SECONDS,
+    TEXT_OR_NOTHING,
+    Kind,
+    Layout,
+    Text,
+    first_line,
+    numeric_time,
+    read_columns,
+    text_of,
+)
+from errors import UserError, warn
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+MILLISECOND = timedelta(milliseconds=1)
+ISO = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,9}))?)?"
+    r" ?(?:Z|UTC|([+-])([01][0-9]|2[0-3]):?([0-5][0-9]))?)?"
+)
+DIFFERENCE = numeric_time(MILLISECONDS, "a number of milliseconds")
+PARSED_AT_ONCE = 2**16
+LISTED = 10  # names or values that a message lists
+
+
+def from_iso(text: str) -> int:
+    """Milliseconds since the epoch of a date or a time in ISO 8601, in UTC where it names no offset.
+
+    The clock may follow after T or a space; seconds and their fraction may be missing; Z, UTC, or an offset may follow.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = ISO.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    *clock, fraction, sign, hours, minutes = match.groups()
+    time = datetime(*(int(part or 0) for part in clock), tzinfo=timezone.utc)
+    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
+    return (time - EPOCH + (offset if sign == "-" else -offset)) // MILLISECOND + int(
+        (fraction or "")[:3].ljust(3, "0")
+    )
+
+
+def from_pattern(text: str, pattern: str) -> int:
+    """Milliseconds since the epoch of a time by a pattern of ``strptime``, in UTC where the pattern has no offset.
+
+    Raises:
+        ValueError: it does not fit the pattern, or its zone has another name than UTC or GMT.
+    """
+    time = datetime.strptime(text, pattern)
+    if "%Z" in pattern and not re.search("UTC|GMT", text, re.IGNORECASE):
+        raise ValueError(text)  # Python knows such names of this machine's zone and leaves the offset out
+    return ((time if time.tzinfo else time.replace(tzinfo=timezone.utc)) - EPOCH) // MILLISECOND
+
+
+def time_kind(time_format: str) -> Kind:
+    """What a column of times in a format holds: ``seconds``, ``milliseconds``, ``iso``, or a pattern of ``strptime``.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    if time_format == "seconds":
+        return SECONDS
+    if time_format == "milliseconds":
+        return numeric_time(MILLISECONDS, "milliseconds since the epoch")
+    if time_format == "iso":
+        return _parsed_time("a date or time such as 2019-10-01 or 2019-10-01 23:59:59 UTC", from_iso)
+    try:
+        some_time = datetime(2019, 10, 31, 23, 59, 58, tzinfo=timezone.utc)
+        same_day = datetime.strptime(some_time.strftime(time_format), time_format).date() == some_time.date()
+    except ValueError as error:
+        raise ValueError(f"{time_format!r} is not a pattern that Python's strptime knows: {error}") from error
+    if not same_day:
+        raise ValueError(
+            f"{time_format!r} is not seconds, milliseconds, iso, or a pattern with a date such as '%Y-%m-%d %H:%M:%S'"
+        )
+    return _parsed_time(f"a time by {time_format}", lambda text: from_pattern(text, time_format))
+
+
+def _parsed_time(expected: str, parse: Callable[[str], int]) -> Kind:
+    def fits(text: str) -> bool:
+        try:
+            parse(text)
+        except ValueError:
+            return False
+        return True
+
+    def convert(column: Text) -> np.ndarray:
+        times = np.empty(len(column.values), dtype=np.int64)
+        for first in range(0, len(times), PARSED_AT_ONCE):
+            part = slice(first, first + PARSED_AT_ONCE)
+            times[part] = [parse(text) for text in column.values[part].to_pylist()]
+        return times[column.codes]
+
+    return text_of(expected, fits, convert)
+
+
+@dataclass(frozen=True)
+class LogFormat:
+    """Where a click log has what.
+
+    Attributes:
+        session: name of the column of sessions, or of users.
+        time: that of times; or ``DATES+MILLISECONDS``, where a second column has milliseconds to add to the first.
+        item: that of items.
+        time_format: of times, see :func:`time_kind`.
+        separator: between columns, a single ASCII character.
+        keep: by column, the values of the lines to keep.
+    """
+
+    session: str
+    time: str
+    item: str
+    time_format: str
+    separator: str = ","
+    keep: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class Counts:
+    """What became of the lines of a log: filtered out, without a session, without an item, or a click."""
+
+    filtered: int = 0
+    without_session: int = 0
+    without_item: int = 0
+    clicks: int = 0
+
+
+def read_log(paths: Sequence[Path], log: LogFormat, skip_bad_lines: bool = False) -> tuple[Clicks, Counts]:
+    """Read the clicks of a log, in the order of its files and lines.
+
+    Args:
+        paths: files with the same columns, in whatever order each has them; plain or ``.gz``.
+        log: where they have what.
+        skip_bad_lines: leave out the lines that do not fit and say on stderr how many they were.
+
+    Raises:
+        UserError: a file is missing, empty, lacks a column, holds a line that does not fit, or there are no clicks.
+    """
+    counts = Counts()
+    parts = [_read_file(path, log, skip_bad_lines, counts) for path in paths]
+    if counts.clicks == 0:
+        left_out = f"of {counts.filtered + counts.without_session + counts.without_item:,} lines "
+        left_out += f"--keep left out {counts.filtered:,}, " if log.keep else ""
+        raise UserError(
+            f"{' and '.join(map(str, paths))} holds no clicks: {left_out}{counts.without_session:,} have no "
+            f"{log.session}, {counts.without_item:,} no {log.item}"
+        )
+    return concatenated([part for part in parts if len(part)]), counts
+
+
+def _read_file(path: Path, log: LogFormat, skip_bad_lines: bool, counts: Counts) -> Clicks:
+    columns_of_time, layout = _layout(path, log)
+    columns = read_columns(path, layout, skip_bad_lines)
+    time, *differences = (columns.pop(name) for name in columns_of_time)
+    for difference in differences:
+        time += difference
+    session, item = columns[log.session], columns[log.item]
+
+    kept = np.ones(len(session), dtype=bool)
+    for name, values in log.keep.items():
+        kept &= _has_one_of(columns[name], values, f"{path}: --keep {name}")
+    with_session = _lines_with_a_value(session)
+    with_item = _lines_with_a_value(item)
+    counts.filtered += np.count_nonzero(~kept)
+    counts.without_session += np.count_nonzero(kept & ~with_session)
+    counts.without_item += np.count_nonzero(kept & with_session & ~with_item)
+    clicks = np.flatnonzero(kept & with_session & with_item)
+    counts.clicks += len(clicks)
+    session_ids, session_names = _ids(session, clicks)
+    item_ids, item_names = _ids(item, clicks)
+    return Clicks(session_ids, item_ids, time[clicks], session_names, item_names)
+
+
+def _layout(path: Path, log: LogFormat) -> tuple[list[str], Layout]:
+    """Which columns make the time, and how the file is laid out.
+
+    Raises:
+        UserError: the file lacks a column, or one is asked for twice.
+    """
+    layout = Layout((), {}, has_header=True, separator=log.separator, quoted=True)
+    try:
+        names = [layout.value(name) for name in layout.split(first_line(path))]
+    except ValueError as error:
+        raise UserError(f"{path}, line 1: {error}") from error
+    columns_of_time = [log.time] if log.time in names else log.time.split("+")
+    if len(columns_of_time) > 2:
+        raise UserError(f"{log.time} is more than two columns: expected a column of times, or DATES+MILLISECONDS")
+    named = [log.session, log.item, *columns_of_time]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise UserError(f"--columns names {twice[0]!r} twice")
+    if times := [name for name in log.keep if name in columns_of_time]:
+        raise UserError(f"--keep {times[0]} filters by the column of times, which cannot be")
+    kinds = dict.fromkeys((log.session, log.item, *log.keep), TEXT_OR_NOTHING)
+    kinds |= dict(zip(columns_of_time, (time_kind(log.time_format), DIFFERENCE), strict=False))
+    for name in kinds:
+        if names.count(name) != 1:
+            raise UserError(f"{path}, line 1: {_what_of(name, names, log.separator)}")
+    return columns_of_time, replace(layout, names=names, kinds=kinds)
+
+
+def _what_of(name: str, names: list[str], separator: str) -> str:
+    """Why a name does not name a column."""
+    if name in names:
+        return f"there are {names.count(name)} columns {name!r}"
+    listed = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
+    meant = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean {meant[0]!r}?)" if meant else ""
+    if len(names) == 1:
+        hint = f" (is --sep {separator!r} right?)"
+    return f"there is no column {name!r}{hint}; there are {listed}"
+
+
+def _has_one_of(column: Text, values: list[str], what: str) -> np.ndarray:
+    """The lines whose value is among some; warns of values that none has."""
+    there = column.values.to_pylist()
+    if absent := [value for value in values if value not in there]:
+        often = np.argsort(-np.bincount(column.codes, minlength=len(there)), kind="stable")[:LISTED]
+        listed = ", ".join(repr(there[code]) for code in often) + (", …" if len(there) > LISTED else "")
+        warn(f"{what}: no line has {', '.join(map(repr, absent))}; there are {listed}")
+    return np.isin(column.codes, [code for code, value in enumerate(there) if value in values])
+
+
+def _lines_with_a_value(column: Text) -> np.ndarray:
+    (empty,) = np.flatnonzero(pc.equal(column.values, "").to_numpy(zero_copy_only=False))[:1].tolist() or [-1]
+    return column.codes != empty
+
+
+def _ids(column: Text, lines: np.ndarray) -> tuple[np.ndarray, pa.LargeStringArray | None]:
+    """Ids of some lines, and their names if they are text, as in :class:`Clicks`."""
+    codes = column.codes[lines]
+    occurs = np.bincount(codes, minlength=len(column.values)) > 0
+    names = column.values.filter(pa.array(occurs))
+    number = (np.cumsum(occurs) - 1)[codes]
+    integers = _as_integers(names)
+    return (number, names) if integers is None else (integers[number], None)
+
+
+def _as_integers(names: pa.LargeStringArray) -> np.ndarray | None:
+    """Ids as int64, if that keeps every one of them as it is."""
+    if not pc.all(pc.match_substring_regex(names, r"^(0|-?[1-9][0-9]{0,18})$")).as_py():
+        return None
+    try:
+        return names.cast(pa.int64()).to_numpy()
+    except pa.ArrowInvalid:  # beyond 64 bits
+        return None
+
+
+def sessions_of_users(clicks: Clicks, gap: int) -> Clicks:
+    """Cut the clicks of every user into sessions: one ends where the next click comes more than a gap later.
+
+    Args:
+        clicks: with users in place of sessions.
+        gap: in milliseconds.
+
+    Returns:
+        The clicks by user, then time; sessions are numbered from 1 in this order.
+    """
+    clicks = clicks.sorted()
+    begins = np.ones(len(clicks), dtype=bool)
+    begins[1:] = (np.diff(clicks.session) != 0) | (np.diff(clicks.time) > gap)
+    return replace(clicks, session=np.cumsum(begins), session_names=None)

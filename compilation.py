@@ -1,0 +1,119 @@
+"""The training step as one compiled program, where PyTorch can make one that computes the same."""
+
+import itertools
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dataset import MiniBatch
+from errors import warn
+from lossfunction import LossFunction
+from model import GRU4Rec
+from optimizer import Optimizer
+from training import TrainingStep, training_step
+
+MODES = ("auto", "on", "off")
+WORTH_IT = 30_000  # steps; compiling takes some ten seconds, and saves about a millisecond a step
+CHECKED_STEPS = 4  # the first ones run both ways: PyTorch 2.13 has compiled losses to wrong gradients
+TOLERANCE = (
+    0.01  # of the largest change that a step makes to a tensor; Adagrad enlarges the rounding of small gradients
+)
+OPTIONS = {"fallback_random": True}  # dropout as without compilation
+CPU_OPTIONS = {
+    # By default a value that two loops read is computed in both of them: the exponentials of BPR-max, again and again.
+    "realize_reads_threshold": 1,
+    "realize_opcount_threshold": 8,
+    "size_asserts": False,
+}
+
+
+def choose_step(mode: str, n_steps: int, device: torch.device) -> TrainingStep:
+    """:func:`training.training_step`, or the same step compiled.
+
+    Args:
+        mode: one of ``MODES``; "auto" compiles on a CPU where the run is long enough.
+        n_steps: about how many steps the run has.
+    """
+    if mode == "off" or (mode == "auto" and (device.type != "cpu" or n_steps < WORTH_IT)):
+        return training_step
+    return CompiledStep(device)
+
+
+class CompiledStep:
+    """:func:`training.training_step`, compiled when it is first called.
+
+    Where that fails, or where the first steps do not compute what they do without, it says so and goes on without.
+    Steps of fewer than B lanes, of which an epoch has a few at its end, are not compiled.
+    """
+
+    def __init__(self, device: torch.device):
+        torch._dynamo.reset()  # what was compiled for earlier runs of this process is of no use for this one
+        options = OPTIONS | (CPU_OPTIONS if device.type == "cpu" else {})
+        self.step: TrainingStep = torch.compile(training_step, fullgraph=True, options=options)
+        self.n_checked = 0
+
+    def __call__(
+        self,
+        model: GRU4Rec,
+        optimizer: Optimizer,
+        loss_function: LossFunction,
+        batch: MiniBatch,
+        hidden: Tensor,
+        batch_size: int,
+    ) -> tuple[Tensor, Tensor]:
+        arguments = (model, optimizer, loss_function, batch, hidden, batch_size)
+        if self.step is training_step or hidden.shape[1] < batch_size:
+            return training_step(*arguments)
+        if self.n_checked == CHECKED_STEPS:
+            return self.step(*arguments)
+        if self.n_checked == 0:
+            print("compiling the training step (--compile off does without)", flush=True)
+        self.n_checked += 1
+        try:
+            return self._checked_step(*arguments)
+        except Exception as error:  # there are many ways to fail, with or without a compiler
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            warn(f"the compiled training step does not work here, so training goes on without, slower: {reason}")
+            self.step = training_step
+            return training_step(*arguments)
+
+    def _checked_step(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """A step both ways from the same state, which is left as the compiled one makes it.
+
+        Raises:
+            ArithmeticError: they differ by more than rounding does. The state is as before then, as after any failure.
+        """
+        model, optimizer, _, batch, hidden, _ = arguments
+        state = [*model.parameters(), optimizer.step_number, *itertools.chain(*optimizer.state.values())]
+        before = _copies(state)
+        with torch.random.fork_rng(devices=[hidden.device] if hidden.is_cuda else []):
+            expected = _copies([*training_step(*arguments), *state])
+        _put(state, before)
+        torch._dynamo.config.trace_autograd_ops = True
+        torch.fx.experimental._config.use_duck_shape = False  # two sizes that are equal now may differ in the next step
+        for rows in (batch.inputs.rows, batch.items.rows):
+            torch._dynamo.maybe_mark_dynamic(rows, 0)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's, about its own affairs
+                result = self.step(*arguments)
+            changes_from = [*(torch.zeros_like(tensor) for tensor in result), *before]
+            for got, wanted, was in zip([*result, *state], expected, changes_from, strict=True):
+                if (got - wanted).abs().max() > TOLERANCE * (wanted - was).abs().max() + 1e-6:
+                    raise ArithmeticError("it computes something else")
+        except Exception:
+            _put(state, before)
+            raise
+        return result
+
+
+def _copies(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+@torch.no_grad()
+def _put(tensors: list[Tensor], values: list[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)

@@ -1,0 +1,111 @@
+"""The compiled step: that it computes the same, is checked, and gives way where it does not work."""
+
+import itertools
+
+import pytest
+import torch
+
+from compilation import CHECKED_STEPS, WORTH_IT, CompiledStep, choose_step
+from dataset import Block, MiniBatchMaker
+from lossfunction import make_loss_function
+from model import GRU4Rec
+from optimizer import Optimizer, adagrad
+from training import training_step
+
+CPU = torch.device("cpu")
+N_ITEMS, N_LANES, N_SAMPLE = 300, 8, 64
+
+
+def make_parts(loss, **settings):
+    torch.manual_seed(0)
+    model = GRU4Rec(N_ITEMS, hidden_size=12, **settings).train()
+    optimizer = Optimizer(model.network_parameters(), model.item_tables(), adagrad(0.1, 0.3))
+    return model, optimizer, make_loss_function(loss, 0.7, 1.0, 0.5, torch.arange(1, N_ITEMS + 1))
+
+
+def random_mini_batches(n_steps, shared):
+    generator = torch.Generator().manual_seed(1)
+    clicks = torch.randint(N_ITEMS, (2, n_steps, N_LANES), generator=generator)
+    starts = (torch.rand(n_steps, N_LANES, generator=generator) < 0.2).long()
+    lanes = torch.arange(N_LANES).expand(n_steps, -1)
+    block = Block(0, [N_LANES] * n_steps, torch.cat((clicks, torch.stack((starts, lanes)))))
+    negatives = torch.randint(N_ITEMS, (n_steps, N_SAMPLE), generator=generator)
+    return MiniBatchMaker(N_ITEMS, shared, CPU).mini_batches(block, negatives)
+
+
+def run(step, parts, mini_batches):
+    torch.manual_seed(2)
+    hidden, losses = parts[0].initial_hidden(N_LANES), []
+    for batch in mini_batches:
+        loss, hidden = step(*parts, batch, hidden, N_LANES)
+        losses.append(loss.item())
+    return losses
+
+
+# The losses that one compiled test in make test does not reach, and the third input mode, are in make test-long.
+CASES = [
+    ("CrossEntropy", {"constrained_embedding": True, "final_act": "softmax"}, ()),
+    ("BPR-max", {"final_act": "elu-0.5"}, ()),
+    ("TOP1-max", {"embedding_dim": 7, "final_act": "elu-1"}, pytest.mark.long),
+    ("TOP1", {"num_layers": 2}, pytest.mark.long),
+    ("BPR", {"constrained_embedding": True}, pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize(("loss", "settings"), [pytest.param(*case[:2], marks=case[2], id=case[0]) for case in CASES])
+def test_compiled_steps_compute_the_same_with_several_threads_too(loss, settings, capsys):
+    settings = settings | {"dropout_input": 0.2, "dropout_hidden": 0.3}
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        plain, compiled = make_parts(loss, **settings), make_parts(loss, **settings)
+        mini_batches = random_mini_batches(60, plain[0].shared)
+        expected = run(training_step, plain, mini_batches)
+        step = CompiledStep(CPU)
+        assert run(step, compiled, mini_batches) == pytest.approx(expected, rel=1e-3)
+    finally:
+        torch.set_num_threads(n_threads)
+    assert step.step is not training_step
+    assert capsys.readouterr().err == ""
+    for ours, theirs in zip(plain[0].parameters(), compiled[0].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("wrong_step", range(CHECKED_STEPS))
+def test_a_step_that_computes_something_else_is_found_and_replaced(wrong_step, capsys):
+    plain, parts = make_parts("BPR-max"), make_parts("BPR-max")
+    mini_batches = random_mini_batches(CHECKED_STEPS + 2, plain[0].shared)
+    expected = run(training_step, plain, mini_batches)
+    step, counter = CompiledStep(CPU), itertools.count()
+
+    def wrong(model, *others):
+        result = training_step(model, *others)
+        if next(counter) == wrong_step:
+            with torch.no_grad():
+                model.output_embedding[others[2].items.items[0]] += 0.05
+        return result
+
+    step.step = wrong
+    assert run(step, parts, mini_batches) == expected
+    assert "it computes something else" in capsys.readouterr().err
+    for ours, theirs in zip(plain[0].parameters(), parts[0].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_without_a_compiler_training_goes_on_and_says_so_once(capsys, monkeypatch):
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/no/such/compiler",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    plain, parts = make_parts("TOP1"), make_parts("TOP1")
+    mini_batches = random_mini_batches(6, plain[0].shared)
+    expected = run(training_step, plain, mini_batches)
+    assert run(CompiledStep(CPU), parts, mini_batches) == expected
+    assert capsys.readouterr().err.count("goes on without, slower") == 1
+
+
+def test_auto_compiles_long_runs_on_a_cpu():
+    assert choose_step("auto", WORTH_IT - 1, CPU) is training_step
+    assert choose_step("off", 10 * WORTH_IT, CPU) is training_step
+    assert choose_step("auto", 10 * WORTH_IT, torch.device("cuda")) is training_step
+    assert isinstance(choose_step("auto", WORTH_IT, CPU), CompiledStep)
+    assert isinstance(choose_step("on", 1, CPU), CompiledStep)
