@@ -82,7 +82,8 @@ def epochs_of(parameters: Namespace, stopper: Stopper) -> Iterator[TrainingRun]:
     run = TrainingRun(p, data=read_data(p.data_folder, p.train_data, p.valid_data, p.time_sort))
     for epoch in range(p.n_epochs):
         run.progress = EpochProgress(epoch)
-        run.train_epoch(stopper)
+        with redirect_stdout(io.StringIO()):  # every trial would say that its step is compiled
+            run.train_epoch(stopper)
         yield run
 
 
