@@ -3,13 +3,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long lint format clean
+.PHONY: demo test test-oldest test-long lint format clean
 
 demo: .venv/installed
 	$(BIN)/python demo.py
 
 test: .venv/installed-tests
 	$(BIN)/python -m pytest
+
+test-oldest: .venv-oldest/installed-tests
+	.venv-oldest/bin/python -m pytest
 
 test-long: .venv/installed-tests
 	FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz.py
@@ -24,16 +27,20 @@ format: .venv/installed-tests
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv data/demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest data/demo .pytest_cache .ruff_cache .hypothesis
 
-.venv/bin/python:
+.venv/bin/python .venv-oldest/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+	$(PYTHON) -m venv $(@:/bin/python=) || { rm -rf $(@:/bin/python=); exit 1; }
 
 .venv/installed: .venv/bin/python requirements.txt constraints.txt
 	$(BIN)/python -m pip install --quiet -r requirements.txt -c constraints.txt
 	touch $@
 
-.venv/installed-tests: .venv/installed tests/requirements.txt
+.venv/installed-tests: .venv/installed tests/requirements.txt tests/constraints.txt
 	$(BIN)/python -m pip install --quiet -r tests/requirements.txt -c constraints.txt
+	touch $@
+
+.venv-oldest/installed-tests: .venv-oldest/bin/python requirements.txt tests/requirements.txt constraints-oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet -r tests/requirements.txt -c constraints-oldest.txt
 	touch $@

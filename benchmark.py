@@ -1,7 +1,9 @@
-"""How fast, on data of YooChoose's size that this script makes itself: training, evaluation, preprocessing, loading.
+"""How fast, on data of YooChoose's size that this script makes itself.
 
-    python benchmark.py training                 # steps per second of three published settings
+    python benchmark.py all                      # everything below
+    python benchmark.py training                 # steps per second of published settings, plain and compiled
     python benchmark.py evaluation               # against the naive argsort of a score matrix
+    python benchmark.py recommending             # sessions per second, from file to file
     python benchmark.py preprocessing loading    # whole processes on 33 million raw clicks: seconds and peak memory
 
 Medians of several runs, the first of them not counted. Files are made once and kept in ``--folder``.
@@ -15,32 +17,38 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import torch
 from torch import Tensor
 
 from atomicfile import make_folder
-from dataset import Block, NegativeSampler, SessionParallelBatches, Sessions
+from compilation import choose_step
+from dataset import Block, ItemIndex, NegativeSampler, SessionParallelBatches, Sessions
 from errors import FlagParser, UserError, run_script
 from evaluation import rank_next_clicks, ranks_of_targets
 from lossfunction import make_loss_function
-from model import score
+from model import GRU4Rec, score
 from optimizer import Optimizer, make_rule
 from parameters import parse_flags as parse_main_flags
 from parameters import training_parameters
 from preprocessing import TRAIN_FULL, VALID
 from presets import PRESETS
-from synthetic import synthetic_clicks, write_raw_clicks
+from recommend import Recommender, write_recommendations
+from synthetic import FIRST_ITEM_ID, synthetic_clicks, write_raw_clicks
 from training import EpochProgress, keep_freed_memory, train_epoch
 from trainingrun import choose_device, make_model
 
 N_ITEMS = 37_483
 N_RAW_SESSIONS, N_DAYS = 8_400_000, 182  # some 33 million clicks from April to September
 TRAINING_PRESETS = ("authors-best", "authors-retailrocket", "iclr2016-top1-100")
+WHAT = ("training", "evaluation", "recommending", "preprocessing", "loading")
 HERE = Path(__file__).parent
 
 
@@ -71,28 +79,36 @@ class _FirstBlocks:
 
 
 def benchmark_training(device: torch.device, n_runs: int) -> None:
-    """Steps per second of published settings, everything but evaluation included."""
+    """Steps per second of published settings, everything but evaluation included, plain and compiled."""
     sessions = sessions_like_yoochoose(100_000)
-    support = torch.from_numpy(sessions.support(N_ITEMS))
     for name in TRAINING_PRESETS:
         p = training_parameters(parse_main_flags(PRESETS[name].flags.split()))
-        torch.manual_seed(p.seed)
-        model = make_model(p, N_ITEMS).to(device)
-        rule = make_rule(p.optimizer_type, p.lr, p.momentum, p.eps)
-        optimizer = Optimizer(model.network_parameters(), model.item_tables(), rule)
-        loss_function = make_loss_function(p.loss_type, p.bpreg, p.logq, p.sample_alpha, support.to(device))
-        batches = SessionParallelBatches(sessions, p.batch_size, min_alive=1 if p.n_sample else 2)
-        sampler = NegativeSampler(support.numpy(), p.sample_alpha, p.n_sample, p.seed, device)
+        plain = steps_per_second(p, sessions, "off", device, n_runs)
+        print(f"training {name}: {plain:,.0f} steps/s, {plain * p.batch_size:,.0f} clicks/s", flush=True)
+        compiled = steps_per_second(p, sessions, "on", device, n_runs)
+        print(f"  compiled: {compiled:,.0f} steps/s, {compiled / plain:.2f} times as many", flush=True)
 
-        def steps_per_second(
-            parts: tuple = (model, optimizer, loss_function), batches=batches, sampler=sampler
-        ) -> float:
-            progress = EpochProgress(0)
-            train_epoch(*parts, _FirstBlocks(batches, 2), sampler, progress)
-            return progress.step / progress.seconds
 
-        speed = medians(steps_per_second, n_runs)
-        print(f"training {name}: {speed:,.0f} steps/s, {speed * p.batch_size:,.0f} clicks/s", flush=True)
+def steps_per_second(
+    p: argparse.Namespace, sessions: Sessions, compilation: str, device: torch.device, n_runs: int
+) -> float:
+    """The median over runs of the same first steps of an epoch."""
+    support = torch.from_numpy(sessions.support(N_ITEMS))
+    torch.manual_seed(p.seed)
+    model = make_model(p, N_ITEMS).to(device)
+    rule = make_rule(p.optimizer_type, p.lr, p.momentum, p.eps)
+    optimizer = Optimizer(model.network_parameters(), model.item_tables(), rule)
+    loss_function = make_loss_function(p.loss_type, p.bpreg, p.logq, p.sample_alpha, support.to(device))
+    batches = _FirstBlocks(SessionParallelBatches(sessions, p.batch_size, min_alive=1 if p.n_sample else 2), 2)
+    sampler = NegativeSampler(support.numpy(), p.sample_alpha, p.n_sample, p.seed, device)
+    step = choose_step(compilation, 0, device)
+
+    def run() -> float:
+        progress = EpochProgress(0)
+        train_epoch(model, optimizer, loss_function, batches, sampler, progress, step=step)
+        return progress.step / progress.seconds
+
+    return medians(run, n_runs)
 
 
 def benchmark_evaluation(device: torch.device, n_runs: int) -> None:
@@ -121,6 +137,26 @@ def benchmark_evaluation(device: torch.device, n_runs: int) -> None:
     ours, naive = medians(count, n_runs), medians(argsort, n_runs)
     print(f"evaluation: {ours:,.0f} next clicks/s, scores included; ranking by argsort alone: {naive:,.0f}/s")
     print(f"evaluation: {ours / naive:.1f} times the argsort", flush=True)
+
+
+def benchmark_recommending(device: torch.device, n_runs: int) -> None:
+    """Sessions per second of recommend.py's work on a file of sessions, twenty recommendations each."""
+    n_sessions = 20_000
+    clicks = synthetic_clicks(n_sessions, N_ITEMS, n_days=5, seed=2)
+    recommender = Recommender(
+        GRU4Rec(N_ITEMS, constrained_embedding=True).to(device), ItemIndex(FIRST_ITEM_ID + np.arange(N_ITEMS))
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        sessions, output = Path(folder) / "sessions.csv", Path(folder) / "recommendations.csv"
+        columns = {"SessionID": clicks.session, "ItemID": clicks.item}
+        pa.csv.write_csv(pa.table(columns), sessions)
+
+        def run() -> float:
+            began = time.perf_counter()
+            write_recommendations(recommender, sessions, output, k=20, exclude_seen=False)
+            return n_sessions / (time.perf_counter() - began)
+
+        print(f"recommending: {medians(run, n_runs):,.0f} sessions/s among {N_ITEMS:,} items", flush=True)
 
 
 def measured(*command: object) -> tuple[float, float]:
@@ -171,8 +207,7 @@ def benchmark_loading(folder: Path) -> None:
 
 def parse_flags() -> argparse.Namespace:
     parser = FlagParser(description=__doc__.partition("\n\n")[0])
-    what = ("training", "evaluation", "preprocessing", "loading")
-    parser.add_argument("what", nargs="+", choices=what, help=", ".join(what))
+    parser.add_argument("what", nargs="+", choices=("all", *WHAT), help=f"all, or some of {', '.join(WHAT)}")
     parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
     parser.add_argument("--n_runs", type=int, default=5, help="runs that count (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("data/benchmark"), help="for files (%(default)s)")
@@ -188,11 +223,13 @@ def main() -> None:
     print(
         f"{time.strftime('%Y-%m-%d')}, torch {torch.__version__}, {device} ({name}), {torch.get_num_threads()} threads"
     )
-    for what in flags.what:
+    for what in WHAT if "all" in flags.what else flags.what:
         if what == "training":
             benchmark_training(device, flags.n_runs)
         elif what == "evaluation":
             benchmark_evaluation(device, flags.n_runs)
+        elif what == "recommending":
+            benchmark_recommending(device, flags.n_runs)
         elif what == "preprocessing":
             benchmark_preprocessing(flags.folder)
         else:

@@ -1,7 +1,8 @@
 """The one exception that stands for a mistake of the user, and how a script reports it.
 
 A mistake (a missing file, a flag that makes no sense) ends a script with one sentence on stderr and exit code 2.
-Anything else that goes wrong is a bug of this suite and keeps its traceback.
+Anything else that goes wrong is a bug of this suite and keeps its traceback. Ctrl-C is neither; as PyTorch takes a
+second or more to load, scripts import this file first, and their first second is no exception.
 """
 
 import argparse
@@ -9,7 +10,21 @@ import difflib
 import os
 import sys
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
+
+
+def _report_unhandled(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        print(INTERRUPTED, file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+INTERRUPTED = "interrupted"
+_script = getattr(sys.modules["__main__"], "__file__", None)
+if _script and os.path.realpath(os.path.dirname(_script)) == os.path.realpath(os.path.dirname(__file__)):
+    sys.excepthook = _report_unhandled  # in a process of one of our scripts; those of others are none of our business
 
 
 class UserError(Exception):
@@ -43,7 +58,7 @@ def run_script(main: Callable[[], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader of our output went away, as in `main.py | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

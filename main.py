@@ -6,11 +6,13 @@ python main.py --load_model checkpoint/07240927/model_00003.pt
 python main.py --resume                                     # go on from the newest checkpoint, or start
 """
 
+from errors import UserError, run_script, warn
+
+# isort: split
 import sys
 from pathlib import Path
 from typing import Any
 
-from errors import UserError, run_script, warn
 from evaluation import evaluate
 from interruption import Interrupted
 from parameters import (

@@ -213,6 +213,7 @@ THEMES = {
             COUNT_OR_NONE,
             "also save within an epoch, every N steps; 0: about every ten minutes",
         ),
+        P("tensorboard", False, SWITCH, "also write TensorBoard's event files into the run folder"),
         P(
             "deterministic",
             False,
@@ -243,7 +244,17 @@ PARAMETERS = {parameter.name: parameter for theme in THEMES.values() for paramet
 
 # What does not make another experiment; what a flag may change when going on from a checkpoint (the clicks must be the
 # same, wherever they are); and what an evaluation takes from its flags.
-NO_MATTER = ("n_epochs", "checkpoint_dir", "load_model", "resume", "save_every", "compile", "device", "deterministic")
+NO_MATTER = (
+    "n_epochs",
+    "checkpoint_dir",
+    "load_model",
+    "resume",
+    "save_every",
+    "tensorboard",
+    "compile",
+    "device",
+    "deterministic",
+)
 FREE_ON_RESUME = (*NO_MATTER, "data_folder", "train_data")
 FREE_ON_EVALUATION = ("data_folder", "valid_data", "load_model", "is_eval", "device", "k_eval", "tie_breaking")
 

@@ -9,6 +9,9 @@ never cut in two, and clicks on items that training never saw leave the test set
     python preprocessing.py --clicks FILE --columns session,time,item --time_format iso      # another log, see clicklog
 """
 
+from errors import FlagParser, UserError, run_script
+
+# isort: split
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +22,14 @@ import pandas as pd
 from atomicfile import make_folder
 from clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets, write_click_files
 from clicklog import LogFormat, read_log, sessions_of_users, time_kind
-from errors import FlagParser, UserError, run_script, warn
+from errors import warn
+from progress import about
 
 DATA_FOLDER = Path("data/preprocessed_data")
 TRAIN_FULL, TEST = "recSys15TrainFull.txt", "recSys15Test.txt"
 TRAIN_ONLY, VALID = "recSys15TrainOnly.txt", "recSys15Valid.txt"
+
+SECONDS_A_BYTE = 26 / 1.5e9  # measured on all of YooChoose
 
 MIN_SESSION_CLICKS = 2
 MIN_ITEM_CLICKS = 5
@@ -63,6 +69,13 @@ def drop_rare_items(clicks: Clicks) -> Clicks:
 def filter_clicks(raw: Clicks) -> Clicks:
     """The paper's filters in their order: short sessions, rare items, and sessions that became short by that."""
     return drop_short_sessions(drop_rare_items(drop_short_sessions(raw.sorted())))
+
+
+def last_days(clicks: Clicks, n_days: int) -> Clicks:
+    """The sessions that begin within the last ``n_days`` days before the latest click of all."""
+    offsets = session_offsets(clicks.session)
+    recent = clicks.time[offsets[:-1]] >= clicks.time.max() - n_days * DAY
+    return clicks.select(np.repeat(recent, np.diff(offsets)))
 
 
 def split_last_day(clicks: Clicks) -> tuple[Clicks, Clicks]:
@@ -123,8 +136,11 @@ def size_of(clicks: Clicks) -> Size:
     return Size(len(clicks), len(session_offsets(clicks.session)) - 1, len(pd.unique(clicks.item)))
 
 
-def find_clicks() -> Path:
+def find_clicks(kaggle_input: Path = KAGGLE_INPUT) -> Path:
     """The YooChoose click file where the README or Kaggle put it.
+
+    Args:
+        kaggle_input: the folder in which Kaggle has the attached data sets, each in a folder of its own.
 
     Raises:
         UserError: it is in none of these places.
@@ -133,11 +149,11 @@ def find_clicks() -> Path:
         for place in LOCAL_PLACES:
             if (place / name).is_file():
                 return place / name
-        if found := sorted(KAGGLE_INPUT.glob(f"**/{name}")):
+        if found := sorted(kaggle_input.glob(f"**/{name}")):
             return found[0]
     raise UserError(
-        f"no {USUAL_NAMES[0]} in {', '.join(map(str, LOCAL_PLACES))} or {KAGGLE_INPUT}: download it from "
-        f"{WHERE_TO_GET_IT} into data/, or say where it is with --clicks"
+        f"no {USUAL_NAMES[0]} in {', '.join(map(str, LOCAL_PLACES))} or {kaggle_input}: download it from "
+        f"{WHERE_TO_GET_IT} into data/ (on Kaggle: attach that data set), or say where it is with --clicks"
     )
 
 
@@ -194,6 +210,12 @@ def make_parser() -> FlagParser:
         "--skip_bad_lines",
         action="store_true",
         help="skip lines that are not clicks, and count them (default: refuse the file and write nothing)",
+    )
+    parser.add_argument(
+        "--last_days",
+        type=int,
+        help="for a quick look, take only the sessions of the last N days of --clicks (default: all)",
+        metavar="N",
     )
     parser.add_argument(
         "--data_folder", type=Path, default=DATA_FOLDER, metavar="DIR", help="where the files go (default: %(default)s)"
@@ -265,30 +287,48 @@ def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: argparse.Name
     return clicks
 
 
+def takes(path: Path) -> str:
+    """How long a large plain file takes, at the speed of two cores of a server."""
+    size = path.stat().st_size if path.is_file() and path.suffix != ".gz" else 0
+    return f" ({size / 1e9:.1f} GB: {about(size * SECONDS_A_BYTE)})" if size > 1e8 else ""
+
+
+def read_asked_clicks(paths: list[Path], log: LogFormat | None, flags: argparse.Namespace) -> Clicks:
+    """The clicks of the files, all or those of the last days."""
+    if log:
+        clicks = read_sessions_of_log(paths, log, flags)
+    else:
+        clicks = concatenated([read_raw_clicks(path, flags.skip_bad_lines) for path in paths])
+    return last_days(clicks.sorted(), flags.last_days) if flags.last_days else clicks
+
+
 def main(argv: list[str] | None = None) -> None:
     flags = make_parser().parse_args(argv)
+    if flags.last_days is not None and flags.last_days < 1:
+        raise UserError(f"--last_days {flags.last_days} is below 1")
     log = log_format(flags)
     paths = flags.clicks or [find_clicks()]
-    print("reading " + " and ".join(map(str, [*paths, *filter(None, [flags.test_clicks])])), flush=True)
-    if log:
-        files = split(read_sessions_of_log(paths, log, flags))
-    else:
-        raw_test = read_raw_clicks(flags.test_clicks, flags.skip_bad_lines) if flags.test_clicks else None
-        files = split(concatenated([read_raw_clicks(path, flags.skip_bad_lines) for path in paths]), raw_test)
+    to_read = [*paths, *filter(None, [flags.test_clicks])]
+    print("reading " + " and ".join(f"{path}{takes(path)}" for path in to_read), flush=True)
+    raw_test = read_raw_clicks(flags.test_clicks, flags.skip_bad_lines) if flags.test_clicks else None
+    files = split(read_asked_clicks(paths, log, flags), raw_test)
     folder = make_folder(flags.data_folder)
     write_click_files({folder / name: clicks for name, clicks in files.items()})
     print(f"{'file':<24}{'clicks':>12}{'sessions':>12}{'items':>9}")
-    is_yoochoose = len(paths) == 1 and paths[0].name in USUAL_NAMES and not log and not flags.test_clicks
+    is_yoochoose = len(paths) == 1 and paths[0].name in USUAL_NAMES and not log
+    is_whole_yoochoose = is_yoochoose and not flags.test_clicks and not flags.last_days
     for name, clicks in files.items():
         size = size_of(clicks)
         remark = compared_with_paper(name, size)
-        if not remark and name in PUBLISHED and is_yoochoose:
+        if not remark and name in PUBLISHED and is_whole_yoochoose:
             remark = f"differs from the published {PUBLISHED[name].clicks:,} in {PUBLISHED[name].sessions:,}"
         print(f"{name:<24}{size.clicks:>12,}{size.sessions:>12,}{size.items:>9,}  {remark}".rstrip(), flush=True)
     if flags.test_clicks:
         print(
             "protocol: the challenge's test file; results do not compare with the paper's, which tests on the last day"
         )
+    if flags.last_days:
+        print(f"protocol: {flags.last_days} days only; results do not compare with the paper's, which has all of them")
     print(f"written to {folder}")
 
 

@@ -11,6 +11,9 @@ text. From Python::
     recommender.recommend([214536502, 214536500], k=5)
 """
 
+from errors import FlagParser, UserError, run_script, warn
+
+# isort: split
 import argparse
 import csv
 from collections.abc import Iterator, Sequence
@@ -25,7 +28,6 @@ from torch import Tensor
 from atomicfile import atomic_write
 from clickfile import session_offsets, stream_sessions
 from dataset import ItemIndex
-from errors import FlagParser, UserError, run_script, warn
 from model import GRU4Rec, score
 from parameters import COUNT, evaluation_parameters
 from runfolder import read_checkpoint
@@ -162,6 +164,17 @@ def recommend_for_file(recommender: Recommender, path: Path, k: int, exclude_see
         warn(f"{path}: {n_skipped:,} sessions have no item that the model knows, and get no recommendations")
 
 
+def write_recommendations(recommender: Recommender, sessions: Path, output: Path, k: int, exclude_seen: bool) -> int:
+    """Write the recommendations for a file of sessions, whole or not at all; how many there are."""
+    n_rows = 0
+    with atomic_write(output) as file:
+        file.write((",".join(OUTPUT) + "\n").encode())
+        for table in recommend_for_file(recommender, sessions, k, exclude_seen):
+            pa.csv.write_csv(table, file, pa.csv.WriteOptions(include_header=False))
+            n_rows += table.num_rows
+    return n_rows
+
+
 def name_unknown(ids: list[int | str]) -> None:
     if ids:
         shown = ", ".join(map(str, ids[:10])) + (", …" if len(ids) > 10 else "")
@@ -212,12 +225,7 @@ def main() -> None:
         for rank, (item, item_score) in enumerate(recommender.recommend(items, flags.k, flags.exclude_seen), 1):
             print(f"{rank:>4}  {item:>12}  {item_score:>9.4f}")
         return
-    n_rows = 0
-    with atomic_write(flags.output) as file:
-        file.write((",".join(OUTPUT) + "\n").encode())
-        for table in recommend_for_file(recommender, flags.sessions, flags.k, flags.exclude_seen):
-            pa.csv.write_csv(table, file, pa.csv.WriteOptions(include_header=False))
-            n_rows += table.num_rows
+    n_rows = write_recommendations(recommender, flags.sessions, flags.output, flags.k, flags.exclude_seen)
     print(f"{flags.output}: {n_rows:,} recommendations")
 
 

@@ -7,9 +7,11 @@ Rows are run one after another; those that are finished are not run again, one t
 Leaves ``results.csv`` (a row per run), ``table.md`` and, where matplotlib is installed, ``table.png``.
 """
 
+from errors import FlagParser, UserError, run_script
+
+# isort: split
 import argparse
 import csv
-import io
 import statistics
 import subprocess
 import sys
@@ -21,9 +23,10 @@ from typing import Any
 from atomicfile import atomic_write, make_folder, write_csv
 from baselines import BASELINES
 from dataset import ItemIndex, encode_sessions, read_session_clicks
-from errors import FlagParser, UserError, run_script, warn
+from plot import bars, try_to_write_picture
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, compared_with_paper, size_of
 from presets import PRESETS, YOOCHOOSE
+from trainingrun import data_file
 
 K = 20
 COLUMNS = {"row": str, "seed": int, "n_epochs": int, "files": str, "recall": float, "mrr": float, "seconds": float}
@@ -51,8 +54,8 @@ class Files:
     """
 
     def __init__(self, folder: Path, train_data: str, test_data: str):
-        clicks = read_session_clicks(folder / train_data)
-        test_clicks = read_session_clicks(folder / test_data)
+        clicks = read_session_clicks(data_file(str(folder), train_data))
+        test_clicks = read_session_clicks(data_file(str(folder), test_data))
         self.index = ItemIndex.of(clicks)
         self.train, _ = encode_sessions(clicks, self.index)
         self.test, _ = encode_sessions(test_clicks, self.index)
@@ -158,24 +161,13 @@ def markdown_table(results: list[Result], protocol: str, comparable: bool) -> st
     return "\n".join(lines) + "\n"
 
 
-def plot(results: list[Result], path: Path) -> None:
-    """Recall and MRR of every row as bars, where matplotlib is installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        warn("no matplotlib, so no picture of the table: pip install matplotlib")
-        return
+def bar_groups(results: list[Result]) -> dict[str, dict[str, list[float]]]:
+    """Recall and MRR of every row, as :func:`plot.bars` takes them."""
     rows = list(dict.fromkeys(result["row"] for result in results))
-    figure = Figure(figsize=(10, 1.2 + 0.35 * len(rows)), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2, sharey=True), ("recall", "mrr"), strict=True):
-        axes.barh(rows, [statistics.mean(run[name] for run in results if run["row"] == row) for row in rows])
-        axes.scatter([run[name] for run in results], [run["row"] for run in results], color="black", s=8, zorder=2)
-        axes.set_title(f"{name.upper() if name == 'mrr' else name.capitalize()}@{K}")
-    figure.axes[0].invert_yaxis()
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=150)
-    with atomic_write(path) as file:
-        file.write(content.getbuffer())
+    return {
+        title: {row: [result[column] for result in results if result["row"] == row] for row in rows}
+        for title, column in {f"Recall@{K}": "recall", f"MRR@{K}": "mrr"}.items()
+    }
 
 
 def parse_flags() -> argparse.Namespace:
@@ -210,7 +202,7 @@ def main() -> None:
     table = markdown_table(results, files.protocol, files.are_the_papers)
     with atomic_write(flags.output / "table.md") as file:
         file.write(table.encode())
-    plot(results, flags.output / "table.png")
+    try_to_write_picture(lambda: bars(bar_groups(results)), flags.output / "table.png")
     print(f"\n{table}\nwritten to {flags.output}")
 
 

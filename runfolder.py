@@ -1,4 +1,4 @@
-"""What a run leaves: ``checkpoint/MMDDHHMM/`` with ``parameter.txt``, ``metrics.csv`` and checkpoints.
+"""What a run leaves: ``checkpoint/MMDDHHMM/`` with ``parameter.txt``, ``metrics.csv``, ``metrics.png``, checkpoints.
 
 ``model_00000.pt`` … are written at the end of every epoch, ``partial.pt`` within one, until the epoch ends. A
 checkpoint is data: tensors and plain values, loaded with ``weights_only=True`` after its checksum has been verified. It
@@ -8,7 +8,8 @@ is what ``torch.save`` writes, a zip archive, with the checksum as the archive's
 import hashlib
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from atomicfile import atomic_write, make_folder, write_csv
 from errors import UserError, warn
 from evaluation import Metrics
 from parameters import shown
+from plot import learning_curves, try_to_write_picture
 
 FORMAT_VERSION = 1
 PARTIAL = "partial.pt"
+EXAMPLE = "checkpoint/07240927/model_00009.pt"
 CONTENT = {  # what a checkpoint holds, by name and type
     "format_version": int,
     "parameters": dict,  # every parameter of the run
@@ -75,6 +78,36 @@ class RunFolder:
         if history:
             write_csv(self.path / "metrics.csv", history)
 
+    def draw_metrics(self, history: list[dict[str, Any]]) -> bool:
+        """Draw ``metrics.png``, the learning curves so far; says so if that cannot be, and returns whether it was."""
+        return try_to_write_picture(lambda: learning_curves({self.path.name: history}), self.path / "metrics.png")
+
+    @contextmanager
+    def tensorboard_events(self, history: list[dict[str, Any]]) -> Iterator[Callable[[dict[str, Any]], None]]:
+        """Open a file of TensorBoard events; gives what adds a row of ``metrics.csv`` to it.
+
+        Args:
+            history: rows so far. They are written again, for a run that was cut off may have left some of them out, and
+                TensorBoard is told to forget what earlier files of this folder say.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            warn("--tensorboard has no effect: TensorBoard is not installed: pip install tensorboard")
+            yield lambda row: None
+            return
+
+        def add(row: dict[str, Any]) -> None:
+            for name, value in row.items():
+                if name != "epoch":
+                    writer.add_scalar(name, value, row["epoch"])
+            writer.flush()
+
+        with closing(SummaryWriter(str(self.path), purge_step=0)) as writer:
+            for row in history:
+                add(row)
+            yield add
+
     def write_checkpoint(self, checkpoint: dict[str, Any]) -> Path:
         """Write a checkpoint: all of ``CONTENT`` but the version. That of an ended epoch replaces the partial one.
 
@@ -122,7 +155,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         hint = f"name a file in it, such as {inside[-1]}" if inside else "and holds no checkpoint"
         raise UserError(f"{path} is a folder; {hint}")
     if not path.is_file():
-        raise UserError(f"no checkpoint {path}")
+        raise UserError(f"no checkpoint {path}: main.py leaves them where it says, such as {EXAMPLE}")
     try:
         content = path.read_bytes()
     except OSError as error:

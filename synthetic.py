@@ -7,6 +7,9 @@
 ``python synthetic.py --output data/demo/clicks.dat`` writes a file that ``preprocessing.py --clicks`` reads.
 """
 
+from errors import FlagParser, UserError, run_script
+
+# isort: split
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,6 @@ import pyarrow.csv
 
 from atomicfile import atomic_write, make_folder
 from clickfile import DAY, RAW_COLUMNS, Clicks
-from errors import FlagParser, UserError, run_script
 
 FIRST_DAY = 1_396_310_400_000  # 2014-04-01, where YooChoose begins, in milliseconds
 FIRST_ITEM_ID = 214_500_000

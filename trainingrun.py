@@ -1,9 +1,9 @@
 """A training run: put together from parameters, driven epoch by epoch, saved, and brought back from a checkpoint."""
 
 import os
-import sys
 import time
 from argparse import Namespace
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, make_rule
 from parameters import checked_parameters
+from progress import about, next_click_bar
 from runfolder import RunFolder, metrics_columns, metrics_row
 from training import Diverged, EpochProgress, Keeper, keep_freed_memory, train_epoch
 
@@ -51,7 +52,9 @@ class TrainingData:
         Raises:
             UserError: a file is missing or unusable.
         """
-        clicks = read_session_clicks(data_file(data_folder, train_data))
+        train_file = data_file(data_folder, train_data)
+        print(f"reading {train_file}", flush=True)
+        clicks = read_session_clicks(train_file)
         index = ItemIndex.of(clicks)
         sessions, _ = encode_sessions(clicks, index, time_sort)
         support = torch.from_numpy(sessions.support(len(index)))
@@ -123,16 +126,25 @@ class TrainingRun:
         """
         folder.write_parameters(vars(self.parameters))
         folder.write_metrics(self.history)
-        with StopRequest() as stop:
+        events = (
+            folder.tensorboard_events(self.history) if self.parameters.tensorboard else nullcontext(lambda row: None)
+        )
+        draws = True
+        with StopRequest() as stop, events as add_event:
             for epoch in range(self.progress.epoch, self.parameters.n_epochs):
                 self._train_epoch(folder, stop)
+                trained_at = time.perf_counter()
                 metrics = self.evaluate()
                 loss, seconds = self.progress.loss, self.progress.seconds
                 self.history.append(metrics_row(epoch, loss, metrics, seconds, self.progress.n_clicks))
                 path = folder.write_checkpoint(self.checkpoint(epoch, within_epoch=None))
                 folder.write_metrics(self.history)
+                add_event(self.history[-1])
+                draws = draws and folder.draw_metrics(self.history)
                 figures = " ".join(metrics.line(k) for k in self.parameters.k_eval)
-                print(f"epoch {epoch} loss: {loss:.6f} {figures} ({seconds:.1f} s) {path}", flush=True)
+                left = (self.parameters.n_epochs - 1 - epoch) * (seconds + time.perf_counter() - trained_at)
+                times = f"{seconds:.1f} s" + (f", {about(left)} left" if left else "")
+                print(f"epoch {epoch} loss: {loss:.6f} {figures} ({times}) {path}", flush=True)
                 self.progress = EpochProgress(epoch + 1)
                 stop.raise_if_asked()
 
@@ -165,15 +177,7 @@ class TrainingRun:
     def _train_epoch(self, folder: RunFolder, stop: StopRequest) -> None:
         """Train to the end of the epoch and save what evaluation must not lose, for that may take a while, too."""
         saver = _Saver(self, folder, stop)
-        with tqdm(
-            total=self.sessions.n_transitions,
-            initial=self.progress.n_clicks,
-            desc=f"epoch {self.progress.epoch}",
-            unit=" next clicks",
-            unit_scale=True,
-            mininterval=1 if sys.stderr.isatty() else 60,  # a log file wants a line a minute
-            leave=False,
-        ) as bar:
+        with next_click_bar(f"epoch {self.progress.epoch}", self.sessions.n_transitions, self.progress.n_clicks) as bar:
             try:
                 self.train_epoch(saver, bar)
                 saver.keep(self.progress)
@@ -264,23 +268,36 @@ class _Saver:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The named device, or CUDA where there is one, else the CPU.
+    """The named device, or CUDA where there is one that works, else the CPU.
 
     Raises:
-        UserError: there is no such device here.
+        UserError: there is no such device here, or it does not work.
     """
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name is None:
-        return torch.device("cuda" if n_gpus else "cpu")
     try:
-        device = torch.device(name)
+        device = torch.device(name or ("cuda" if n_gpus else "cpu"))
     except RuntimeError as error:
         raise UserError(f"--device {name} is no device; expected cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
         raise UserError(f"--device {name} is not supported; expected cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= n_gpus:
+    if (device.index or 0) >= n_gpus:
         raise UserError(f"--device {name} is not here: PyTorch sees {n_gpus} CUDA devices; use --device cpu")
+    try:
+        _use(device)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if name is None and "no kernel image" in reason:
+            warn(f"PyTorch {torch.__version__} was built without this GPU's kernels ({reason}): going on with the CPU")
+            return torch.device("cpu")
+        raise UserError(f"{device} cannot be used ({reason}); choose another with --device cuda:N or cpu") from error
     return device
+
+
+def _use(device: torch.device) -> None:
+    """Have a device do something: PyTorch counts GPUs as available that its build is too new, or too old, for."""
+    torch.zeros(1, device=device).add_(1)
 
 
 def use_deterministic_algorithms(wanted: bool, device: torch.device) -> None:

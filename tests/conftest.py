@@ -12,6 +12,7 @@ from clickfile import Clicks
 from dataset import ItemIndex, Sessions, encode_sessions
 
 ROOT = Path(__file__).parent.parent
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests" / "without_matplotlib")}
 SHARED_CLICKS = ROOT.parent / "shared" / "data" / "yoochoose-clicks-80k.dat.gz"
 
 
@@ -29,18 +30,25 @@ def make_sessions(sessions: list[list[int]]) -> tuple[Sessions, ItemIndex]:
     return encode_sessions(clicks, index)[0], index
 
 
+@pytest.fixture(autouse=True)
+def without_matplotlib(monkeypatch):
+    """As in ENVIRONMENT: a picture takes longer than an epoch of the tests. test_plot.py has it otherwise."""
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
 @pytest.fixture
 def run_script(tmp_path):
     """Run a script of the project in a process of its own, in an empty folder; returns the finished process."""
 
-    def run(script: str, *arguments: object, expect: int = 0) -> subprocess.CompletedProcess:
+    def run(script: str, *arguments: object, expect: int = 0, **environment: str) -> subprocess.CompletedProcess:
         process = subprocess.run(
             [sys.executable, "-W", "error", str(ROOT / script), *map(str, arguments)],
             cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=240,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""},
+            env=ENVIRONMENT | environment,
         )
         assert process.returncode == expect, process.stdout + process.stderr
         return process

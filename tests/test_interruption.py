@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ENVIRONMENT, ROOT
 
 from interruption import Interrupted, StopRequest
 from preprocessing import TRAIN_ONLY, VALID
@@ -22,7 +22,6 @@ SETTING = (
     "--loss_type CrossEntropy --constrained_embedding --hidden_size 8 --batch_size 8 --dropout_hidden 0.3 --lr 0.1 "
     "--momentum 0.2 --n_sample 16 --logq 1 --device cpu --n_epochs 3 --save_every 40"
 ).split()
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +214,22 @@ def test_a_read_only_source_tree_will_do(data, tmp_path):
     assert touched.returncode != 0
     assert process.returncode == 0, process.stderr
     assert list((tmp_path / "elsewhere").glob("*/model_00000.pt"))
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.3, 0.6, 1.0])
+def test_ctrl_c_while_a_script_loads_is_no_exception(tmp_path, seconds):
+    process = start(tmp_path, "--data_folder", "nowhere")
+    time.sleep(seconds)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate(timeout=60)
+        assert process.returncode in (130, -signal.SIGINT, 2)
+        assert "Traceback" not in complaints
+
+
+def test_other_programs_keep_their_own_way_with_exceptions():
+    program = "import sys; import main, recommend; sys.exit(sys.excepthook is not sys.__excepthook__)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
 def test_handlers_are_put_back_and_the_first_signal_is_only_noted():

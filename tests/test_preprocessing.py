@@ -2,17 +2,31 @@
 
 import random
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import preprocessing
 from clickfile import Clicks, read_clicks, read_raw_clicks, write_click_files
 from errors import UserError
-from preprocessing import PUBLISHED, TEST, TRAIN_FULL, TRAIN_ONLY, VALID, Size, compared_with_paper, size_of, split
-from synthetic import write_raw_clicks
+from preprocessing import (
+    PUBLISHED,
+    TEST,
+    TRAIN_FULL,
+    TRAIN_ONLY,
+    VALID,
+    Size,
+    compared_with_paper,
+    find_clicks,
+    last_days,
+    main,
+    size_of,
+    split,
+    takes,
+)
+from synthetic import synthetic_clicks, write_raw_clicks
 
 DAY = 86_400_000
 Row = tuple[int, int, int]  # session, item, time
@@ -110,7 +124,7 @@ def test_clicks_may_come_in_several_files(tmp_path):
         write_raw_clicks(tmp_path / name, clicks.select(np.arange(len(clicks))[part]))
     for folder, names in (("one", ["whole"]), ("two", ["first", "second"])):
         paths = [str(tmp_path / name) for name in names]
-        preprocessing.main(["--clicks", *paths, "--data_folder", str(tmp_path / folder)])
+        main(["--clicks", *paths, "--data_folder", str(tmp_path / folder)])
     for name in (TRAIN_FULL, TEST, TRAIN_ONLY, VALID):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -147,13 +161,53 @@ def test_published_figures_are_recognized_only_when_all_are_equal():
     assert not compared_with_paper(VALID, PUBLISHED[TRAIN_FULL])
 
 
+@pytest.mark.parametrize("n_days", [1, 2, 3])
+def test_the_last_days_are_whole_sessions_that_begin_in_them(n_days):
+    rows = random_rows(3)
+    first = {}
+    for session, _, time in rows:
+        first[session] = min(time, first.get(session, time))
+    begin = max(time for _, _, time in rows) - n_days * DAY
+    expected = [row for row in rows if first[row[0]] >= begin]
+    got = as_rows(last_days(as_clicks(rows).sorted(), n_days))
+    assert sorted(got) == sorted(expected)
+    assert 0 < len(got) < len(rows)
+    assert len(last_days(as_clicks(rows).sorted(), 10)) == len(rows)
+
+
+def test_the_last_days_are_said_not_to_compare(tmp_path, capsys):
+    write_raw_clicks(tmp_path / "yoochoose-clicks.dat", synthetic_clicks(n_sessions=600, n_items=30, n_days=8, seed=0))
+    argv = ["--clicks", str(tmp_path / "yoochoose-clicks.dat"), "--data_folder", str(tmp_path)]
+    main([*argv, "--last_days", "4"])
+    assert "protocol: 4 days only; results do not compare with the paper's" in (printed := capsys.readouterr().out)
+    assert "differs" not in printed
+    times = read_clicks(tmp_path / TRAIN_FULL).time
+    main(argv)
+    assert read_clicks(tmp_path / TRAIN_FULL).time.min() < times.min()
+    assert times.max() - times.min() < 4 * DAY
+    with pytest.raises(UserError, match="--last_days 0 is below 1"):
+        main([*argv, "--last_days", "0"])
+
+
+def test_a_large_file_says_how_long_it_takes(tmp_path):
+    for name, size, expected in (
+        ("large.dat", 1_490_000_000, " (1.5 GB: about 26 s)"),
+        ("large.gz", 1_490_000_000, ""),
+        ("small.dat", 90_000_000, ""),
+    ):
+        with open(tmp_path / name, "wb") as file:
+            file.truncate(size)  # takes no space
+        assert takes(tmp_path / name) == expected
+    assert takes(tmp_path) == takes(tmp_path / "nowhere") == ""
+
+
 def test_clicks_are_found_where_the_readme_puts_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(preprocessing, "KAGGLE_INPUT", tmp_path / "kaggle" / "input")
-    with pytest.raises(UserError, match=r"no yoochoose-clicks\.dat .*download .*--clicks"):
-        preprocessing.find_clicks()
+    find = partial(find_clicks, tmp_path / "kaggle" / "input")
+    with pytest.raises(UserError, match=r"no yoochoose-clicks\.dat .*download .*attach .*--clicks"):
+        find()
     for place in ("kaggle/input/datasets/someone/recsys-challenge-2015", ".", "data/raw_data", "data/raw", "data"):
         folder = tmp_path / place
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "yoochoose-clicks.dat").touch()
-        assert preprocessing.find_clicks().resolve() == (folder / "yoochoose-clicks.dat").resolve()
+        assert find().resolve() == (folder / "yoochoose-clicks.dat").resolve()

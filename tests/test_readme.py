@@ -45,6 +45,14 @@ def test_commands_in_the_readme_are_accepted(line):
         training_parameters(flags)
 
 
+def test_the_oldest_versions_that_are_tested_are_the_oldest_that_are_admitted():
+    def versions(name, sign):
+        pins = [line.split(sign) for line in (ROOT / name).read_text().splitlines() if sign in line]
+        return {package: re.sub(r"(\.0)+$", "", version) for package, version in pins if package != "torch"}
+
+    assert versions("constraints-oldest.txt", "==") == versions("requirements.txt", ">=")
+
+
 def test_files_in_the_layout_exist_and_none_is_missing():
     layout = README.partition("## Layout")[2].partition("\n## ")[0]
     named = set(re.findall(r"^\| `([\w/.]+)`", layout, re.MULTILINE))

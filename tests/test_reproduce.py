@@ -5,8 +5,9 @@ import csv
 import pytest
 
 from atomicfile import write_csv
+from errors import UserError
 from preprocessing import TEST, TRAIN_FULL
-from reproduce import COLUMNS, DEFAULT_ROWS, markdown_table, read_results
+from reproduce import COLUMNS, DEFAULT_ROWS, Files, markdown_table, read_results
 
 RESULTS = [
     dict(zip(COLUMNS, values, strict=True))
@@ -48,6 +49,11 @@ def test_results_come_back_as_they_were(tmp_path):
     write_csv(tmp_path / "results.csv", RESULTS)
     assert read_results(tmp_path / "results.csv") == RESULTS
     assert read_results(tmp_path / "none.csv") == []
+
+
+def test_missing_files_are_named_with_what_writes_them(tmp_path):
+    with pytest.raises(UserError, match=f"no file .*{TRAIN_FULL}: write it with preprocessing.py"):
+        Files(tmp_path, TRAIN_FULL, TEST)
 
 
 @pytest.fixture

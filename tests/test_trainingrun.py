@@ -1,5 +1,7 @@
 """Every flag reaches what it is for: a run with it differs from one without, in the way that it should."""
 
+import re
+
 import pytest
 import torch
 
@@ -11,7 +13,7 @@ from parameters import THEMES, parse_flags, training_parameters
 from preprocessing import TRAIN_ONLY, VALID, split
 from runfolder import RunFolder, read_checkpoint
 from synthetic import synthetic_clicks
-from trainingrun import TrainingRun
+from trainingrun import TrainingRun, choose_device
 
 BASE = "--hidden_size 4 --batch_size 8 --n_epochs 1 --device cpu"
 
@@ -146,6 +148,18 @@ def test_saving_within_an_epoch_goes_by_the_clock_or_by_steps(
     assert written[-2]["step"] == n_steps
 
 
+def test_an_epoch_says_how_long_the_others_will_take(data_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("trainingrun.about", lambda seconds: f"{seconds:.3f}")
+    run, _ = trained("--n_epochs 3", data_folder, tmp_path)
+    said = capsys.readouterr().out
+    assert said.startswith(f"reading {data_folder / TRAIN_ONLY}\n")
+    left = [re.findall(r"s, ([\d.]+) left\)", line) for line in said.splitlines() if line.startswith("epoch")]
+    trained_for = [row["seconds"] for row in run.history]
+    assert left[2] == []
+    assert 2 * trained_for[0] < float(left[0][0]) < 2 * trained_for[0] + 5
+    assert trained_for[1] < float(left[1][0]) < trained_for[1] + 5
+
+
 def test_weights_that_are_no_numbers_are_not_saved(data_folder, tmp_path):
     line = "--optimizer_type SGD --loss_type BPR --final_act linear --lr 1e30 --sigma 20"
     with pytest.raises(UserError, match=r"lower --lr \(now 1e\+30\), --sigma \(now 20\)"):
@@ -160,3 +174,26 @@ def test_the_device_of_a_checkpoint_is_not_asked_for_again(data_folder, tmp_path
     checkpoint["parameters"] = checkpoint["parameters"] | {"device": "cuda:7"}
     path = folder.write_checkpoint(checkpoint)
     assert evaluate_checkpoint(parse_flags(["--is_eval", "--load_model", str(path)])) == 0
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_not_taken(monkeypatch, capsys):
+    def fail(device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nand more")
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    used = []
+    monkeypatch.setattr("trainingrun._use", used.append)
+    assert choose_device(None).type == "cuda"
+    assert choose_device("cuda:0") == torch.device("cuda:0")
+    assert used == [torch.device("cuda"), torch.device("cuda:0")]
+
+    monkeypatch.setattr("trainingrun._use", fail)
+    assert choose_device("cpu").type == "cpu"
+    assert capsys.readouterr().err == ""
+    assert choose_device(None).type == "cpu"
+    assert "was built without this GPU's kernels (CUDA error: no kernel image" in capsys.readouterr().err
+    with pytest.raises(UserError, match="cuda:0 cannot be used .*no kernel image"):
+        choose_device("cuda:0")
+    with pytest.raises(UserError, match="--device cuda:1 is not here"):
+        choose_device("cuda:1")

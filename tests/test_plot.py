@@ -1,0 +1,208 @@
+"""Pictures show the figures of their runs, and a run without matplotlib or TensorBoard goes on without them."""
+
+import csv
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from atomicfile import write_csv
+from clickfile import write_click_files
+from errors import UserError
+from main import run
+from parameters import parse_flags
+from plot import bars, learning_curves, read_history, what_differs, write_picture
+from preprocessing import TRAIN_ONLY, VALID, split
+from runfolder import RunFolder
+from synthetic import synthetic_clicks
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def without_matplotlib():
+    """The tests of this file have it."""
+
+
+def history(n_epochs, *ks, seed=0):
+    rng = np.random.default_rng(seed)
+    columns = ["train_loss", *(f"{name}@{k}" for k in ks for name in ("recall", "mrr"))]
+    return [{"epoch": epoch} | {column: rng.random() for column in columns} for epoch in range(n_epochs)]
+
+
+def test_every_figure_of_every_run_is_a_line_with_its_name():
+    runs = {"a": history(3, 5, 20), "b lr=0.1": history(5, 20, seed=1)}
+    drawn = {}
+    for axes in learning_curves(runs).axes:
+        for line in axes.lines:
+            drawn[axes.get_title(), line.get_label()] = line
+    assert {key: line.get_xydata().tolist() for key, line in drawn.items()} == {
+        (title, label): [[row["epoch"], row[column]] for row in runs[run]]
+        for title, name in (("Recall", "recall"), ("MRR", "mrr"))
+        for label, run, column in (
+            ("a @5", "a", f"{name}@5"),
+            ("a @20", "a", f"{name}@20"),
+            ("b lr=0.1 @20", "b lr=0.1", f"{name}@20"),
+        )
+    } | {("training loss", run): [[row["epoch"], row["train_loss"]] for row in runs[run]] for run in runs}
+    one, other, third = (drawn["MRR", label] for label in ("a @5", "a @20", "b lr=0.1 @20"))
+    assert one.get_color() == other.get_color() != third.get_color()
+    assert one.get_linestyle() != other.get_linestyle() == third.get_linestyle()
+
+
+def test_the_legend_has_what_there_is_to_tell_apart():
+    def legend(runs):
+        return [text.get_text() for legend in learning_curves(runs).legends for text in legend.get_texts()]
+
+    assert legend({"a": history(2, 20)}) == []
+    assert legend({"a": history(2, 5, 20)}) == ["@5", "@20"]
+    assert legend({"a": history(2, 20), "b": history(1, 20)}) == ["a", "b"]
+    one, several = (learning_curves({"a": history(2, *ks)}) for ks in ((20,), (5, 20)))
+    assert [axes.get_title() for axes in one.axes] == ["training loss", "Recall@20", "MRR@20"]
+    assert [axes.get_title() for axes in several.axes] == ["training loss", "Recall", "MRR"]
+
+
+def test_bars_have_the_mean_and_dots_the_values():
+    figure = bars({"Recall@20": {"POP": [0.1], "best": [0.2, 0.4]}, "MRR@20": {"POP": [0.01], "best": [0.3, 0.1]}})
+    widths = [[bar.get_width() for bar in axes.patches] for axes in figure.axes]
+    assert np.allclose(widths, [[0.1, 0.3], [0.01, 0.2]])
+    dots = [axes.collections[0].get_offsets().tolist() for axes in figure.axes]
+    assert dots == [[[0.1, 0], [0.2, 1], [0.4, 1]], [[0.01, 0], [0.3, 1], [0.1, 1]]]
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    files = split(synthetic_clicks(n_sessions=300, n_items=30, n_days=4, seed=0))
+    write_click_files({folder / name: files[name] for name in (TRAIN_ONLY, VALID)})
+    return folder
+
+
+@pytest.fixture
+def train(data_folder, tmp_path):
+    """Trains and gives the run folder."""
+
+    def run_main(line):
+        base = f"--hidden_size 4 --device cpu --data_folder {data_folder} --checkpoint_dir {tmp_path}"
+        before = set(tmp_path.iterdir())
+        assert run(parse_flags(f"{base} {line}".split())) == 0
+        return ({*tmp_path.iterdir()} - before or before).pop()
+
+    return run_main
+
+
+def test_a_run_draws_after_every_epoch(train, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("runfolder.learning_curves", lambda runs: drawn.append(runs) or learning_curves(runs))
+    folder = train("--n_epochs 2 --k_eval 5 20")
+    assert (folder / "metrics.png").read_bytes().startswith(PNG)
+    assert [list(runs) for runs in drawn] == [[folder.name]] * 2
+    shown = [{name: str(value) for name, value in row.items()} for row in drawn[-1][folder.name]]
+    assert shown == read_history(folder)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (lambda monkeypatch: monkeypatch.setitem(sys.modules, "matplotlib.figure", None), "is not installed: pip"),
+        (
+            lambda monkeypatch: monkeypatch.setattr("runfolder.learning_curves", lambda runs: 1 / 0),
+            "matplotlib failed: division by zero",
+        ),
+    ],
+)
+def test_a_run_that_cannot_draw_says_so_once_and_goes_on(train, monkeypatch, capsys, broken, reason):
+    broken(monkeypatch)
+    folder = train("--n_epochs 3")
+    said = "".join(capsys.readouterr())
+    assert said.count("no metrics.png: ") == 1
+    assert reason in said
+    assert not (folder / "metrics.png").exists()
+    assert len(read_history(folder)) == 3
+
+
+def test_a_picture_that_cannot_be_written_is_a_mistake_and_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match=r"cannot write .*nowhere"):
+        write_picture(lambda: learning_curves({"a": history(1, 20)}), tmp_path / "nowhere" / "x.png")
+    (tmp_path / "x.png").write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError):
+        write_picture(lambda: 1 / 0, tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def tensorboard_scalars(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorBoard's own
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_has_the_figures_also_after_resuming(train):
+    folder = train("--n_epochs 1 --tensorboard")
+    assert train("--n_epochs 3 --tensorboard --resume") == folder
+    rows = read_history(folder)
+    scalars = tensorboard_scalars(folder)
+    assert set(scalars) == set(rows[0]) - {"epoch"}
+    for name, values in scalars.items():
+        assert values == [(int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-6)) for row in rows]
+
+
+def test_without_tensorboard_a_run_says_so_and_goes_on(train, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    folder = train("--n_epochs 2 --tensorboard")
+    assert capsys.readouterr().err.count("TensorBoard is not installed: pip install tensorboard") == 1
+    assert len(read_history(folder)) == 2
+    assert not list(folder.glob("events*"))
+
+
+def test_runs_are_named_by_what_differs(tmp_path):
+    folders = [tmp_path / name for name in ("one/0101", "two/0102", "two/0101")]
+    for folder, lr, device in zip(folders, ("0.1", "0.2", "0.1"), ("cpu", "cuda", "cuda"), strict=True):
+        folder.mkdir(parents=True)
+        RunFolder(folder).write_parameters({"lr": lr, "eps": 1e-6, "device": device})
+    assert what_differs(folders[:2]) == ["0101 lr=0.1", "0102 lr=0.2"]
+    assert what_differs(folders[1:2]) == ["0102"]
+    assert what_differs([folders[0], folders[2]]) == list(map(str, folders[::2]))
+    (folders[1] / "parameter.txt").unlink()
+    assert what_differs(folders[:2]) == ["0101 lr=0.1 eps=1e-06", "0102"]
+
+
+def test_plot_as_a_user_runs_it(run_script, tmp_path):
+    for name in ("0101", "0102"):
+        (tmp_path / "checkpoint" / name).mkdir(parents=True)
+        write_csv(tmp_path / "checkpoint" / name / "metrics.csv", history(2, 20))
+    runs = ("checkpoint/0101", "checkpoint/0102")
+    assert run_script("plot.py", *runs, PYTHONPATH="").stdout == "curves.png: 2 runs\n"
+    assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
+    refused = run_script("plot.py", *runs, "--output", "x.png", expect=2)
+    assert refused.stderr == "error: no x.png: matplotlib is not installed: pip install matplotlib\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "a run writes it after an epoch"),
+        ("epoch,train_loss\n", "has no epoch yet"),
+        ("epoch,train_loss\n0\n", "not a table of a run"),
+        ("epoch,recall@20\n0,x\n", "not a table of a run"),
+        ("a,b\n1,2\n", "not a table of a run"),
+        ("\xff\xfe", "cannot read"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "metrics.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=message):
+        read_history(tmp_path)
+
+
+def test_a_folder_of_runs_is_told_from_a_run(tmp_path):
+    (tmp_path / "0101").mkdir()
+    with open(tmp_path / "0101" / "metrics.csv", "w") as file:
+        csv.writer(file).writerow(["epoch"])
+    with pytest.raises(UserError, match=r"name a run folder in it, such as .*0101"):
+        read_history(tmp_path)
