@@ -68,8 +68,12 @@ def _run_in_processes(work: Work, jobs: list[Any], n_jobs: int) -> Iterator[tupl
                 while pending:
                     done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                     for future in sorted(done, key=lambda future: future.exception() is not None):
-                        yield job_of[future], future.result()
-                    stop.raise_if_asked()
+                        if not isinstance(future.exception(), KeyboardInterrupt):
+                            yield job_of[future], future.result()
+                    if stop.signal_number is not None:
+                        stop_asked.set()
+                        pending = {future for future in pending if not future.cancel()}
+                stop.raise_if_asked()
             except BrokenProcessPool as error:
                 raise UserError(
                     "a process died, perhaps of too little memory; go on with the same line and a lower --n_jobs"

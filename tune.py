@@ -82,7 +82,8 @@ def epochs_of(parameters: Namespace, stopper: Stopper) -> Iterator[TrainingRun]:
     run = TrainingRun(p, data=read_data(p.data_folder, p.train_data, p.valid_data, p.time_sort))
     for epoch in range(p.n_epochs):
         run.progress = EpochProgress(epoch)
-        run.train_epoch(stopper)
+        with redirect_stdout(io.StringIO()):  # every trial would say that its step is compiled
+            run.train_epoch(stopper)
         yield run
 
 
@@ -114,7 +115,7 @@ def open_study(path: Path) -> "optuna.Study":
 
 
 def begin_or_go_on(study: "optuna.Study", flags: Namespace) -> None:
-    """Tell a new study what it is made with, and to try the base first; compare with what an old one was told.
+    """Tell a new study what it is made with, compare with what an old one was told; have the base tried first.
 
     Raises:
         UserError: the study was made with something else.
@@ -127,22 +128,25 @@ def begin_or_go_on(study: "optuna.Study", flags: Namespace) -> None:
     } | {name: str(values) for name, values in flags.space.searched.items()}
     before = study.user_attrs.get("made_with")
     if before is None:
-        study.set_user_attr("made_with", made_with)
-        base = vars(parameters_of("", flags))
-        outside = [
-            f"--{name} {base[name]}" for name, values in flags.space.searched.items() if base[name] not in values
-        ]
-        if outside:
-            warn(f"the space does not have the base's {', '.join(outside)}, so the base itself is not tried")
-        else:
-            study.enqueue_trial({name: base[name] for name in flags.space.searched})
-    for name in {**(before or {}), **made_with}:
-        was, now = ((made or made_with).get(name, "absent") for made in (before, made_with))
+        study.set_user_attr("made_with", before := made_with)
+    for name in before | made_with:
+        was, now = before.get(name, "absent"), made_with.get(name, "absent")
         if was != now:
             raise UserError(
                 f"{flags.study} was made with other trials in mind: {name} was {was}, and is {now} now; "
                 "name another file with --study"
             )
+    if not finished(study) and not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
+        try_base_first(study, flags)
+
+
+def try_base_first(study: "optuna.Study", flags: Namespace) -> None:
+    """Let the next trial be the base itself, as far as the space has it."""
+    base = vars(parameters_of("", flags))
+    inside = {name: base[name] for name, values in flags.space.searched.items() if base[name] in values}
+    study.enqueue_trial(inside)
+    if outside := [f"--{name} {base[name]}" for name in flags.space.searched if name not in inside]:
+        warn(f"the space does not have the base's {', '.join(outside)}: the first trial has something else there")
 
 
 def finished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
@@ -164,10 +168,13 @@ def search(study: "optuna.Study", flags: Namespace) -> None:
 def run_trial(_: int, stopper: Stopper, flags: Namespace) -> str | None:
     """Run the study's next trial: what became of it, in a line; None where others have run enough by now."""
     study = open_study(flags.study)
-    if len(finished(study)) >= flags.n_trials:
+    n_finished = len(finished(study))
+    if n_finished >= flags.n_trials:
         return None
-    process = os.getpid() if flags.n_jobs > 1 else 0  # those that begin together must not suggest the same
-    seed = np.random.SeedSequence((flags.seed, len(study.trials), process)).generate_state(1)
+    # After a stop a study suggests what it would have; but trials that begin together must not be the same.
+    n_running = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)))
+    process = os.getpid() if flags.n_jobs > 1 else 0
+    seed = np.random.SeedSequence((flags.seed, n_finished, n_running, process)).generate_state(1)
     study.sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=int(seed[0]))
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
     ended: list[optuna.trial.FrozenTrial] = []

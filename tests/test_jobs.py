@@ -65,5 +65,5 @@ def test_processes_give_results_until_one_dies_or_a_signal_comes(last, kind, wor
     jobs = [job for job, _ in results]
     assert len(jobs) == len(set(jobs)) <= 50
     if last == "stop":
-        assert len({0, 1, 2, 3, 4} - set(jobs)) <= 1  # the other process may have been at one
+        assert len({0, 1, 2, 3, 4} - set(jobs)) <= 1  # what was done before is not lost; the other process had one
     assert [signal.getsignal(number) for number in StopRequest.SIGNALS] == before

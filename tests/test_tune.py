@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -43,10 +44,10 @@ def data_folder(tmp_path_factory):
 def tuned(data_folder, tmp_path):
     """Run tune.py in this process; returns its study's trials."""
 
-    def run(*flags, space=SPACE, study="study.db", folder=data_folder):
+    def run(*flags, space=SPACE, study="study.db", folder=data_folder, exit_code=0):
         (tmp_path / "space.txt").write_text(space)
         files = ["--space", str(tmp_path / "space.txt"), "--study", str(tmp_path / study), "--data_folder", str(folder)]
-        assert tune.main([*files, "--device", "cpu", *map(str, flags)]) == 0
+        assert tune.main([*files, "--device", "cpu", *map(str, flags)]) == exit_code
         return tune.open_study(tmp_path / study).trials
 
     return run
@@ -99,16 +100,33 @@ def test_a_trial_is_the_run_of_main_with_its_flags(tuned, data_folder, tmp_path,
 
 
 def test_a_study_that_goes_on_is_the_one_that_was_never_stopped(tuned, made_up, capsys):
-    made_up(lambda parameters: [parameters.lr])
-    first = tuned("--n_trials", 8)
+    stop_at = []
+
+    def curve_of(parameters):
+        if len(calls) in stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+            stop_at.remove(len(calls))
+            raise KeyboardInterrupt  # as the Stopper does
+        calls.append(parameters)
+        return [parameters.lr]
+
+    calls = []
+    made_up(curve_of)
     whole = tuned("--n_trials", 14, study="whole.db")
+    calls = []
+    stop_at += [0, 11]
+    for _ in range(2):
+        capsys.readouterr()
+        tuned("--n_trials", 14, exit_code=143)
+        assert capsys.readouterr().out.endswith("stopped by SIGTERM; go on with the same line\n")
     both = tuned("--n_trials", 14)
-    assert [trial.datetime_start for trial in both[:8]] == [trial.datetime_start for trial in first]
-    assert [trial.params for trial in both] == [trial.params for trial in whole]
-    assert len({trial.user_attrs["setting"] for trial in both}) > 10
-    assert max(trial.value for trial in both[10:]) > 0.9 * 0.5  # it has learned where the best are
+    assert [trial.number for trial in both if trial.state.name == "FAIL"] == [0, 12]
+    assert [trial.params for trial in both if trial.state.name != "FAIL"] == [trial.params for trial in whole]
+    assert (whole[0].params["hidden_size"], whole[0].params["dropout_hidden"]) == (100, 0.5)  # those of the base
+    assert len({trial.user_attrs["setting"] for trial in whole}) > 10
+    assert max(trial.value for trial in whole[10:]) > 0.9 * 0.5  # it has learned where the best are
     capsys.readouterr()
-    assert len(tuned("--n_trials", 5)) == 14
+    assert len(tuned("--n_trials", 5)) == 16
     printed = capsys.readouterr().out
     assert "14 of 5 trials are done" in printed
     assert "importance: lr 0." in printed
@@ -147,8 +165,9 @@ def test_the_base_is_the_first_trial_where_the_space_has_it(tuned, made_up, caps
     assert first.user_attrs["setting"] == "--hidden_size 224 --lr 0.05"
     assert second.user_attrs["setting"] != first.user_attrs["setting"]
     assert capsys.readouterr().err == ""
-    tuned("--n_trials", 1, "--preset", "authors-best", space=space, study="other.db")
-    assert "does not have the base's --hidden_size 100, so" in capsys.readouterr().err
+    (first,) = tuned("--n_trials", 1, "--preset", "authors-best", space=space, study="other.db")
+    assert first.params["lr"] == 0.2
+    assert "does not have the base's --hidden_size 100: the first" in capsys.readouterr().err
 
 
 def test_trials_that_fall_behind_are_cut_off(tuned, made_up):
