@@ -9,6 +9,9 @@
 Medians of several runs, the first of them not counted. Files are made once and kept in ``--folder``.
 """
 
+from errors import FlagParser, UserError, run_script
+
+# isort: split
 import argparse
 import itertools
 import os
@@ -31,7 +34,6 @@ from torch import Tensor
 from atomicfile import make_folder
 from compilation import choose_step
 from dataset import Block, ItemIndex, NegativeSampler, SessionParallelBatches, Sessions
-from errors import FlagParser, UserError, run_script
 from evaluation import rank_next_clicks, ranks_of_targets
 from lossfunction import make_loss_function
 from model import GRU4Rec, score
