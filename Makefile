@@ -9,10 +9,10 @@ demo: .venv/installed
 	$(BIN)/python demo.py
 
 test: .venv/installed-tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test-oldest: .venv-oldest/installed-tests
-	.venv-oldest/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto
 
 test-long: .venv/installed-tests
 	FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz.py
