@@ -16,7 +16,7 @@ import statistics
 import warnings
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,15 @@ def parameters_of(setting: str, flags: Namespace, **others: Any) -> Namespace:
     """
     files_and_device = {"data_folder": flags.data_folder, "device": flags.device}
     line = f"{flags.base} {setting} {line_of(files_and_device | others)}"
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # every trial would say the same
+    with quietly():
         return training_parameters(parse_flags(shlex.split(line)))
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Swallow what every trial would say again: presets, flags without effect, what is read, what is compiled."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
 
 
 def line_of(flags: dict[str, Any]) -> str:
@@ -79,10 +86,12 @@ def epochs_of(parameters: Namespace, stopper: Stopper) -> Iterator[TrainingRun]:
         Diverged: a step's loss is NaN or infinite.
     """
     p = parameters
-    run = TrainingRun(p, data=read_data(p.data_folder, p.train_data, p.valid_data, p.time_sort))
+    with quietly():
+        data = read_data(p.data_folder, p.train_data, p.valid_data, p.time_sort)
+    run = TrainingRun(p, data=data)
     for epoch in range(p.n_epochs):
         run.progress = EpochProgress(epoch)
-        with redirect_stdout(io.StringIO()):  # every trial would say that its step is compiled
+        with quietly():
             run.train_epoch(stopper)
         yield run
 

@@ -329,10 +329,10 @@ def test_trials_side_by_side_end_with_the_process_that_began_them_and_go_on(tune
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "2", "PYTHONPATH": ""},
     )
-    printed = [process.stdout.readline() for _ in range(4)]
+    printed = [process.stdout.readline() for _ in range(5)]
     process.kill()
     _, errors = process.communicate(timeout=30)  # which ends when all processes that could print have ended
-    assert [line.startswith("trial ") for line in printed] == [False, True, True, True], printed + [errors]
+    assert [line.split(" ")[0] for line in printed] == ["reading", "study.db:", "trial", "trial", "trial"], errors
     assert "Traceback" not in errors
     trials = tune.open_study(tmp_path / "study.db").trials
     states = [trial.state.name for trial in trials]
