@@ -111,12 +111,11 @@ def test_a_step_that_computes_something_else_is_found_and_replaced(wrong_step, c
 
 def test_without_a_compiler_training_goes_on_and_says_so_once(capsys, monkeypatch):
     monkeypatch.setenv("CXX", "/no/such/compiler")
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/no/such/compiler",))
-    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
     plain, parts = make_parts("TOP1"), make_parts("TOP1")
     mini_batches = random_mini_batches(6, plain[0].shared)
     expected = run(training_step, plain, mini_batches)
-    assert run(CompiledStep(CPU), parts, mini_batches) == expected
+    with torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",), "fx_graph_cache": False}):
+        assert run(CompiledStep(CPU), parts, mini_batches) == expected
     assert capsys.readouterr().err.count("goes on without, slower") == 1
 
 
