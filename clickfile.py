@@ -26,7 +26,7 @@ from delimited import (
     INTEGER,
     PLAIN_TEXT,
     SECONDS,
-    Kind,
+    ColumnKind,
     Layout,
     Text,
     first_line,
@@ -54,7 +54,7 @@ def _is_timestamp(text: str) -> bool:
     return True
 
 
-_TIMESTAMP = Kind(
+_TIMESTAMP = ColumnKind(
     pa.timestamp("ms", "UTC"),
     "a time such as 2014-04-07T10:51:09.277Z",
     _is_timestamp,
@@ -226,12 +226,12 @@ def _head(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]
     return names, dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
 
 
-def _kind_of(first_id: str | None) -> Kind:
+def _kind_of(first_id: str | None) -> ColumnKind:
     """The kind of a column of ids, by the first of them."""
     return _INTEGER_LIKE_THE_FIRST if first_id is None or is_integer(first_id) else PLAIN_TEXT
 
 
-def _prepared(names: Sequence[str], kinds: dict[str, Kind]) -> Layout:
+def _prepared(names: Sequence[str], kinds: dict[str, ColumnKind]) -> Layout:
     return Layout(names, kinds, has_header=True, quoted=True)
 
 

@@ -22,7 +22,7 @@ from delimited import (
     MILLISECONDS,
     SECONDS,
     TEXT_OR_NOTHING,
-    Kind,
+    ColumnKind,
     Layout,
     Text,
     first_line,
@@ -74,7 +74,7 @@ def from_pattern(text: str, pattern: str) -> int:
     return ((time if time.tzinfo else time.replace(tzinfo=timezone.utc)) - EPOCH) // MILLISECOND
 
 
-def time_kind(time_format: str) -> Kind:
+def time_kind(time_format: str) -> ColumnKind:
     """What a column of times in a format holds: ``seconds``, ``milliseconds``, ``iso``, or a pattern of ``strptime``.
 
     Raises:
@@ -89,7 +89,7 @@ def time_kind(time_format: str) -> Kind:
     try:
         some_time = datetime(2019, 10, 31, 23, 59, 58, tzinfo=timezone.utc)
         same_day = datetime.strptime(some_time.strftime(time_format), time_format).date() == some_time.date()
-    except ValueError as error:
+    except (ValueError, re.error) as error:
         raise ValueError(f"{time_format!r} is not a pattern that Python's strptime knows: {error}") from error
     if not same_day:
         raise ValueError(
@@ -98,7 +98,7 @@ def time_kind(time_format: str) -> Kind:
     return _parsed_time(f"a time by {time_format}", lambda text: from_pattern(text, time_format))
 
 
-def _parsed_time(expected: str, parse: Callable[[str], int]) -> Kind:
+def _parsed_time(expected: str, parse: Callable[[str], int]) -> ColumnKind:
     def fits(text: str) -> bool:
         try:
             parse(text)

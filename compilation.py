@@ -38,20 +38,19 @@ def choose_step(mode: str, n_steps: int, device: torch.device) -> TrainingStep:
     """
     if mode == "off" or (mode == "auto" and (device.type != "cpu" or n_steps < WORTH_IT)):
         return training_step
-    return CompiledStep(device)
+    return CompiledStep()
 
 
 class CompiledStep:
     """:func:`training.training_step`, compiled when it is first called.
 
     Where that fails, or where the first steps do not compute what they do without, it says so and goes on without.
-    Steps of fewer than B lanes, of which an epoch has a few at its end, are not compiled.
+    Not compiled are steps of fewer than B lanes, of which an epoch has a few at its end, and those with a single row,
+    for which PyTorch would compile once more.
     """
 
-    def __init__(self, device: torch.device):
-        torch._dynamo.reset()  # what was compiled for earlier runs of this process is of no use for this one
-        options = OPTIONS | (CPU_OPTIONS if device.type == "cpu" else {})
-        self.step: TrainingStep = torch.compile(training_step, fullgraph=True, options=options)
+    def __init__(self) -> None:
+        self.step: TrainingStep | None = None
         self.n_checked = 0
 
     def __call__(
@@ -64,7 +63,8 @@ class CompiledStep:
         batch_size: int,
     ) -> tuple[Tensor, Tensor]:
         arguments = (model, optimizer, loss_function, batch, hidden, batch_size)
-        if self.step is training_step or hidden.shape[1] < batch_size:
+        n_rows = min(len(batch.inputs.rows), len(batch.items.rows))
+        if self.step is training_step or hidden.shape[1] < batch_size or n_rows < 2:
             return training_step(*arguments)
         if self.n_checked == CHECKED_STEPS:
             return self.step(*arguments)
@@ -72,6 +72,7 @@ class CompiledStep:
             print("compiling the training step (--compile off does without)", flush=True)
         self.n_checked += 1
         try:
+            self.step = self.step or _compiled(hidden.device)
             return self._checked_step(*arguments)
         except Exception as error:  # there are many ways to fail, with or without a compiler
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -87,12 +88,10 @@ class CompiledStep:
         """
         model, optimizer, _, batch, hidden, _ = arguments
         state = [*model.parameters(), optimizer.step_number, *itertools.chain(*optimizer.state.values())]
-        before = _copies(state)
-        with torch.random.fork_rng(devices=[hidden.device] if hidden.is_cuda else []):
-            expected = _copies([*training_step(*arguments), *state])
+        before, random_state = _copies(state), _random_state(hidden.device)
+        expected = _copies([*training_step(*arguments), *state])
         _put(state, before)
-        torch._dynamo.config.trace_autograd_ops = True
-        torch.fx.experimental._config.use_duck_shape = False  # two sizes that are equal now may differ in the next step
+        _set_random_state(random_state, hidden.device)
         for rows in (batch.inputs.rows, batch.items.rows):
             torch._dynamo.maybe_mark_dynamic(rows, 0)
         try:
@@ -101,12 +100,32 @@ class CompiledStep:
                 result = self.step(*arguments)
             changes_from = [*(torch.zeros_like(tensor) for tensor in result), *before]
             for got, wanted, was in zip([*result, *state], expected, changes_from, strict=True):
-                if (got - wanted).abs().max() > TOLERANCE * (wanted - was).abs().max() + 1e-6:
+                if not (got - wanted).abs().max() <= TOLERANCE * (wanted - was).abs().max() + 1e-6:  # nor NaN
                     raise ArithmeticError("it computes something else")
         except Exception:
             _put(state, before)
+            _set_random_state(random_state, hidden.device)
             raise
         return result
+
+
+def _compiled(device: torch.device) -> TrainingStep:
+    torch._dynamo.reset()  # what was compiled for earlier runs of this process is of no use for this one
+    torch._dynamo.config.trace_autograd_ops = True
+    torch.fx.experimental._config.use_duck_shape = False  # two sizes that are equal now may differ in the next step
+    options = OPTIONS | (CPU_OPTIONS if device.type == "cpu" else {})
+    return torch.compile(training_step, fullgraph=True, options=options)
+
+
+def _random_state(device: torch.device) -> Tensor:
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+def _set_random_state(state: Tensor, device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    else:
+        torch.set_rng_state(state)
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:

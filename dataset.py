@@ -438,14 +438,17 @@ class MiniBatchMaker:
         Args:
             n_first: ask also how many of the rows occur among a step's ``n_first`` first items only; they come first.
         """
-        for chunk in items.split(self.CHUNK):
+        chunks, places, rows, n_distinct = items.split(self.CHUNK), [], [], []
+        for chunk in chunks:
             position = torch.arange(chunk.shape[1], device=chunk.device).expand_as(chunk)
             table = self.place_of[: len(chunk)].scatter_reduce_(1, chunk, position, "amax", include_self=False)
             last = table.gather(1, chunk)
-            n_distinct = (last == position).cumsum(dim=1)
-            place = (n_distinct - 1).gather(1, last)
-            rows = torch.empty_like(chunk).scatter_(1, place, chunk)
-            n_rows = n_distinct[:, -1].tolist()
-            n_only_first = n_distinct[:, n_first - 1].tolist() if n_first else [0] * len(n_rows)
-            for k, n in enumerate(n_rows):
-                yield Lookup(chunk[k], rows[k, :n], place[k]), n_only_first[k]
+            n_so_far = (last == position).cumsum(dim=1)
+            places.append((n_so_far - 1).gather(1, last))
+            rows.append(torch.empty_like(chunk).scatter_(1, places[-1], chunk))
+            n_distinct.append(n_so_far[:, [n_first - 1, -1]])
+        counts = torch.cat(n_distinct).tolist()  # of the whole block: the host waits for it
+        for all_of_step, place, step_rows, (n_only_first, n_rows) in zip(
+            items, torch.cat(places), torch.cat(rows), counts, strict=True
+        ):
+            yield Lookup(all_of_step, step_rows[:n_rows], place), n_only_first if n_first else 0

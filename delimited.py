@@ -29,7 +29,7 @@ _TEXT = pa.dictionary(pa.int32(), pa.large_string())  # large: ids of many gigab
 
 
 @dataclass(frozen=True)
-class Kind:
+class ColumnKind:
     """What a column holds.
 
     Attributes:
@@ -105,7 +105,7 @@ def to_nonempty_text(column: pa.ChunkedArray) -> Text:
     return text
 
 
-def numeric_time(unit: float, expected: str) -> Kind:
+def numeric_time(unit: float, expected: str) -> ColumnKind:
     """A number of units since the epoch, or of a difference of times; converted to whole milliseconds, int64.
 
     Args:
@@ -125,18 +125,20 @@ def numeric_time(unit: float, expected: str) -> Kind:
         times *= round(unit / MILLISECONDS)
         return np.rint(times, out=times).astype(np.int64)
 
-    return Kind(pa.float64(), expected, fits, convert)
+    return ColumnKind(pa.float64(), expected, fits, convert)
 
 
-INTEGER = Kind(pa.int64(), "an integer of at most 64 bits", is_integer, to_numpy)
-PLAIN_TEXT = Kind(_TEXT, "text without control characters, and not empty", is_plain_text, to_nonempty_text)
-TEXT_OR_NOTHING = Kind(_TEXT, "text without control characters", lambda text: not text or is_plain_text(text), to_text)
+INTEGER = ColumnKind(pa.int64(), "an integer of at most 64 bits", is_integer, to_numpy)
+PLAIN_TEXT = ColumnKind(_TEXT, "text without control characters, and not empty", is_plain_text, to_nonempty_text)
+TEXT_OR_NOTHING = ColumnKind(
+    _TEXT, "text without control characters", lambda text: not text or is_plain_text(text), to_text
+)
 SECONDS = numeric_time(1.0, "seconds since the epoch")
 
 
-def text_of(expected: str, fits: Callable[[str], bool], convert: Callable[[Text], Any]) -> Kind:
+def text_of(expected: str, fits: Callable[[str], bool], convert: Callable[[Text], Any]) -> ColumnKind:
     """Text that means something else: ``convert`` says what, and raises ValueError where a value does not fit."""
-    return Kind(_TEXT, expected, fits, lambda column: convert(to_text(column)))
+    return ColumnKind(_TEXT, expected, fits, lambda column: convert(to_text(column)))
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class Layout:
     """
 
     names: Sequence[str]
-    kinds: dict[str, Kind]
+    kinds: dict[str, ColumnKind]
     has_header: bool
     separator: str = ","
     quoted: bool = False
@@ -210,9 +212,9 @@ def read_columns(path: Path, layout: Layout, skip_bad_lines: bool = False) -> di
 
 def stream_columns(path: Path, layout: Layout) -> Iterator[dict[str, Any]]:
     """As :func:`read_columns`, some lines at a time."""
-    if _may_be_misread(path, layout):
-        refuse_bad_line(path, layout)
     try:
+        if _may_be_misread(path, layout):
+            refuse_bad_line(path, layout)
         for batch in pa.csv.open_csv(path, **_csv_options(layout)):
             yield {name: kind.convert(pa.chunked_array([batch[name]])) for name, kind in layout.kinds.items()}
     except (pa.ArrowException, ValueError, OSError) as error:

@@ -28,6 +28,7 @@ from trainingrun import (
     TrainingRun,
     choose_device,
     data_file,
+    is_out_of_memory,
     read_valid_sessions,
     refuse_large_cutoffs,
     restored_index,
@@ -39,8 +40,8 @@ from trainingrun import (
 def main() -> int:
     try:
         return run(parse_flags())
-    except (MemoryError, RuntimeError) as error:  # torch has a class of its own on CUDA and none on the CPU
-        if isinstance(error, MemoryError) or "memory" in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
             reason = str(error).partition("\n")[0]
             raise UserError(f"out of memory; lower --batch_size, --n_sample or --hidden_size ({reason})") from error
         raise

@@ -140,7 +140,7 @@ def read_history(folder: Path) -> History:
         for row in history:
             int(row["epoch"])
             [float(row[name]) for name in row if name.partition("@")[0] in CURVES]
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a table of a run") from error
     if not history:
         raise UserError(f"{path} has no epoch yet")

@@ -111,7 +111,7 @@ def train_epoch(
 
     Args:
         progress: where the epoch stands; updated as it goes on.
-        step: :func:`training_step`, or what :func:`compilation.compiled_step` made of it.
+        step: :func:`training_step`, or what :func:`compilation.choose_step` gave.
 
     Raises:
         Diverged: a step's loss is NaN or infinite.

@@ -418,3 +418,8 @@ def restored_model(parameters: Namespace, checkpoint: dict[str, Any]) -> GRU4Rec
             f"{parameters.load_model} does not fit together: its weights are not those of its parameters and its items"
         )
     return model
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, for which PyTorch has an exception of its own on CUDA, and none on the CPU."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))

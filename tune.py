@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from atomicfile import make_folder
 from errors import FlagParser, UserError, run_script, warn
@@ -34,7 +33,7 @@ from presets import PRESETS
 from reproduce import K, spread
 from searchspace import read_space
 from training import Diverged, EpochProgress
-from trainingrun import TrainingData, TrainingRun, choose_device, data_file
+from trainingrun import TrainingData, TrainingRun, choose_device, data_file, is_out_of_memory
 
 try:
     import optuna
@@ -91,7 +90,7 @@ def epochs_of(parameters: Namespace, stopper: Stopper) -> Iterator[TrainingRun]:
     run = TrainingRun(p, data=data)
     for epoch in range(p.n_epochs):
         run.progress = EpochProgress(epoch)
-        with quietly():
+        with redirect_stdout(io.StringIO()):  # where a step cannot be compiled, stderr says so
             run.train_epoch(stopper)
         yield run
 
@@ -216,7 +215,9 @@ def validation_mrr(trial: "optuna.Trial", stopper: Stopper, flags: Namespace) ->
                 raise optuna.TrialPruned
             if epoch - best_epoch == PATIENCE:
                 break
-    except (UserError, Diverged, FloatingPointError, MemoryError, torch.cuda.OutOfMemoryError) as error:
+    except (UserError, Diverged, FloatingPointError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
         trial.set_user_attr("problem", str(error).partition("\n")[0] or "out of memory")
         raise optuna.TrialPruned from error
     return best
@@ -285,18 +286,24 @@ def validation_curve(job: tuple[str, int, int], stopper: Stopper, flags: Namespa
     return curve
 
 
-def chosen(study: "optuna.Study") -> tuple[str, int]:
-    """The best setting and its number of epochs: by the mean of its seeds where settings are confirmed."""
+def chosen(study: "optuna.Study", n_seeds: int) -> tuple[str, int]:
+    """The best setting and its number of epochs: where settings are confirmed, by the mean of their first seeds.
+
+    Args:
+        n_seeds: how many; settings with fewer are passed over. 0 for as many as any has.
+    """
     confirmed = study.user_attrs.get("confirmed")
     if not confirmed:
         (best,) = best_trials(study, 1)
         return best.user_attrs["setting"], best.user_attrs["n_epochs"]
     print(f"\nMRR@{K} of the seeds  epochs  setting")
-    n_seeds = max(map(len, confirmed.values()))
+    n_seeds = n_seeds or max(map(len, confirmed.values()))
+    seeds = [str(seed) for seed in range(1, n_seeds + 1)]
     candidates = []
     for setting, curves in confirmed.items():
-        if len(curves) == n_seeds:
-            figures_of = list(zip(*curves.values(), strict=False)) or [(0.0,)]  # by epoch; a diverged one has few
+        if all(seed in curves for seed in seeds):
+            # by epoch; one that diverged has few
+            figures_of = list(zip(*(curves[seed] for seed in seeds), strict=False)) or [(0.0,)]
             n_epochs = 1 + max(range(len(figures_of)), key=lambda epoch: statistics.mean(figures_of[epoch]))
             figures = figures_of[n_epochs - 1]
             print(f"{spread(list(figures), '{:.4f}'.format):>19}  {n_epochs:6}  {setting}")
@@ -306,7 +313,7 @@ def chosen(study: "optuna.Study") -> tuple[str, int]:
 
 def measure(study: "optuna.Study", flags: Namespace) -> None:
     """Train the chosen setting on train full, with several seeds, and evaluate each run on test once, at its end."""
-    setting, n_epochs = chosen(study)
+    setting, n_epochs = chosen(study, flags.confirm)
     setting += f" --n_epochs {n_epochs}"
     print(f"\nchosen: {flags.base} {setting}", flush=True)
     measured = study.user_attrs.get("measured", {})
@@ -324,10 +331,18 @@ def measure(study: "optuna.Study", flags: Namespace) -> None:
 
 
 def test_figures(job: tuple[str, int], stopper: Stopper, flags: Namespace) -> tuple[float, float]:
-    """Recall@20 and MRR@20 on the test file of a setting trained on train full with a seed."""
+    """Recall@20 and MRR@20 on the test file of a setting trained on train full with a seed.
+
+    Raises:
+        UserError: training diverges.
+    """
     setting, seed = job
-    *_, run = epochs_of(parameters_of(setting, flags, seed=seed, train_data=TRAIN_FULL, valid_data=TEST), stopper)
-    metrics = run.evaluate()
+    parameters = parameters_of(setting, flags, seed=seed, train_data=TRAIN_FULL, valid_data=TEST)
+    try:
+        *_, run = epochs_of(parameters, stopper)
+        metrics = run.evaluate()
+    except (Diverged, FloatingPointError) as error:
+        raise UserError(f"seed {seed}: {error}: {setting}") from error
     return metrics.recall[K], metrics.mrr[K]
 
 

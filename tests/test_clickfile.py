@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clickfile import Clicks, read_clicks, read_raw_clicks, session_offsets, write_click_files
+from clickfile import Clicks, read_clicks, read_raw_clicks, session_offsets, stream_sessions, write_click_files
 from errors import UserError
 from synthetic import write_raw_clicks
 
@@ -182,3 +182,12 @@ def test_when_one_file_cannot_be_written_none_is(tmp_path):
         write_click_files({tmp_path / "a.txt": clicks, tmp_path / "nowhere" / "c.txt": clicks})
     assert (tmp_path / "a.txt").read_text() == "old"
     assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
+
+
+@pytest.mark.parametrize("text_items", [False, True])
+def test_a_damaged_archive_is_refused_while_it_is_streamed(text_items, tmp_path):
+    path = tmp_path / "sessions.csv.gz"
+    content = gzip.compress(b"SessionID,ItemID\n" + b"".join(b"%d,%d\n" % (n, n) for n in range(9000)))
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="sessions.csv.gz"):
+        list(stream_sessions(path, text_items))

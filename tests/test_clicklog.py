@@ -430,3 +430,9 @@ def test_lines_are_split_as_python_splits_them(values, separator, quote_all):
     ).writerow(values)
     layout = Layout((), {}, has_header=False, separator=separator, quoted=True)
     assert [layout.value(value) for value in layout.split(text.getvalue())] == values
+
+
+@pytest.mark.parametrize("pattern", ["%Y-%m-%d %H:%m:%S", "%Y-%m-%d %", "%Q", ""])
+def test_a_pattern_that_python_cannot_read_is_refused(pattern):
+    with pytest.raises(ValueError, match="is not"):
+        time_kind(pattern)

@@ -61,7 +61,7 @@ def test_compiled_steps_compute_the_same_with_several_threads_too(loss, settings
         plain, compiled = make_parts(loss, **settings), make_parts(loss, **settings)
         mini_batches = random_mini_batches(60, plain[0].shared)
         expected = run(training_step, plain, mini_batches)
-        step = CompiledStep(CPU)
+        step = CompiledStep()
         assert run(step, compiled, mini_batches) == pytest.approx(expected, rel=1e-3)
     finally:
         torch.set_num_threads(n_threads)
@@ -78,7 +78,7 @@ def test_a_compiled_run_goes_on_as_if_it_had_not_stopped():
         hidden = model.initial_hidden(N_LANES)
         torch.manual_seed(2)
         for mini_batches in steps_of_processes:
-            step = CompiledStep(CPU)
+            step = CompiledStep()
             for batch in mini_batches:
                 _, hidden = step(model, optimizer, loss_function, batch, hidden, N_LANES)
         return [*model.parameters(), hidden]
@@ -88,18 +88,19 @@ def test_a_compiled_run_goes_on_as_if_it_had_not_stopped():
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(whole, cut, strict=True))
 
 
+@pytest.mark.parametrize("wrong_by", [0.05, float("nan")])
 @pytest.mark.parametrize("wrong_step", range(CHECKED_STEPS))
-def test_a_step_that_computes_something_else_is_found_and_replaced(wrong_step, capsys):
-    plain, parts = make_parts("BPR-max"), make_parts("BPR-max")
+def test_a_step_that_computes_something_else_is_found_and_replaced(wrong_step, wrong_by, capsys):
+    plain, parts = make_parts("BPR-max", dropout_hidden=0.3), make_parts("BPR-max", dropout_hidden=0.3)
     mini_batches = random_mini_batches(CHECKED_STEPS + 2, plain[0].shared)
     expected = run(training_step, plain, mini_batches)
-    step, counter = CompiledStep(CPU), itertools.count()
+    step, counter = CompiledStep(), itertools.count()
 
     def wrong(model, *others):
         result = training_step(model, *others)
         if next(counter) == wrong_step:
             with torch.no_grad():
-                model.output_embedding[others[2].items.items[0]] += 0.05
+                model.output_embedding[others[2].items.items[0]] += wrong_by
         return result
 
     step.step = wrong
@@ -115,7 +116,7 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(capsys, monkeypatc
     mini_batches = random_mini_batches(6, plain[0].shared)
     expected = run(training_step, plain, mini_batches)
     with torch._inductor.config.patch({"cpp.cxx": ("/no/such/compiler",), "fx_graph_cache": False}):
-        assert run(CompiledStep(CPU), parts, mini_batches) == expected
+        assert run(CompiledStep(), parts, mini_batches) == expected
     assert capsys.readouterr().err.count("goes on without, slower") == 1
 
 

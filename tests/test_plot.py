@@ -206,3 +206,9 @@ def test_a_folder_of_runs_is_told_from_a_run(tmp_path):
         csv.writer(file).writerow(["epoch"])
     with pytest.raises(UserError, match=r"name a run folder in it, such as .*0101"):
         read_history(tmp_path)
+
+
+def test_a_row_with_more_values_than_columns_is_refused(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,train_loss,recall@20,mrr@20\n0,1.5,0.1,0.05,7\n")
+    with pytest.raises(UserError, match="not a table of a run"):
+        read_history(tmp_path)

@@ -19,6 +19,7 @@ from parameters import parse_flags, training_parameters
 from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID, split
 from runfolder import RunFolder
 from synthetic import synthetic_clicks
+from training import Diverged
 from trainingrun import TrainingRun
 
 SPACE = """
@@ -343,3 +344,28 @@ def test_trials_side_by_side_end_with_the_process_that_began_them_and_go_on(tune
     trials = tuned("--n_epochs", 4, "--n_trials", n_finished + 1)
     states = [trial.state.name for trial in trials]
     assert states.count("COMPLETE") + states.count("PRUNED") == n_finished + 1
+
+
+def test_settings_are_compared_over_the_seeds_that_are_asked_for():
+    class Study:
+        user_attrs = {
+            "confirmed": {
+                "--lr 0.1": {"1": [0.1, 0.2], "2": [0.1, 0.2], "3": [0.9, 0.9]},
+                "--lr 0.2": {"2": [0.2, 0.3], "1": [0.4, 0.3]},
+                "--lr 0.3": {"1": [0.9]},
+            }
+        }
+
+    assert tune.chosen(Study(), 2) == ("--lr 0.2", 1)
+    assert tune.chosen(Study(), 0) == ("--lr 0.1", 2)
+
+
+def test_a_setting_that_diverges_on_train_full_is_said(monkeypatch):
+    def diverge(*_):
+        raise Diverged(0, 7, float("nan"))
+        yield
+
+    monkeypatch.setattr(tune, "epochs_of", diverge)
+    monkeypatch.setattr(tune, "parameters_of", lambda *_, **__: None)
+    with pytest.raises(UserError, match="seed 2: the loss became nan at step 7 of epoch 0: --lr 9"):
+        tune.test_figures(("--lr 9", 2), None, None)
