@@ -168,9 +168,12 @@ def search(study: "optuna.Study", flags: Namespace) -> None:
     n_finished = len(finished(study))
     print(f"{flags.study}: {n_finished} of {flags.n_trials} trials are done", flush=True)
     missing = list(range(n_finished, flags.n_trials))
-    for _, line in run_jobs(partial(run_trial, flags=flags), missing, flags.n_jobs):
-        if line:
-            print(line, flush=True)
+    # SQLite may give a trial that waits to two processes, so one process takes those first.
+    n_waiting = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)))
+    for trials, n_jobs in ((missing[:n_waiting], 1), (missing[n_waiting:], flags.n_jobs)):
+        for _, line in run_jobs(partial(run_trial, flags=flags), trials, n_jobs):
+            if line:
+                print(line, flush=True)
 
 
 def run_trial(_: int, stopper: Stopper, flags: Namespace) -> str | None:
