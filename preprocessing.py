@@ -29,7 +29,7 @@ DATA_FOLDER = Path("data/preprocessed_data")
 TRAIN_FULL, TEST = "recSys15TrainFull.txt", "recSys15Test.txt"
 TRAIN_ONLY, VALID = "recSys15TrainOnly.txt", "recSys15Valid.txt"
 
-SECONDS_A_BYTE = 26 / 1.5e9  # measured on all of YooChoose
+SECONDS_A_BYTE = 26 / 1.5e9  # measured on a file of the size of YooChoose
 
 MIN_SESSION_CLICKS = 2
 MIN_ITEM_CLICKS = 5
