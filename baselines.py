@@ -155,7 +155,7 @@ class MarkovChain(_NextFromCurrent):
     """A first-order Markov chain: the items that most often came right after the current one."""
 
     def fit(self, sessions: Sessions, n_items: int) -> sp.spmatrix:
-        follows = np.ones(len(sessions.items) - 1, dtype=bool)
+        follows = np.ones(len(sessions.items) - 1, dtype=np.bool_)
         follows[sessions.offsets[1:-1] - 1] = False  # the last click of a session leads nowhere
         current, following = sessions.items[:-1][follows], sessions.items[1:][follows]
         counts = sp.csr_matrix((np.ones(len(current), dtype=np.int64), (current, following)), shape=(n_items, n_items))

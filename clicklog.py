@@ -178,7 +178,7 @@ def _read_file(path: Path, log: LogFormat, skip_bad_lines: bool, counts: Counts)
         time += difference
     session, item = columns[log.session], columns[log.item]
 
-    kept = np.ones(len(session), dtype=bool)
+    kept = np.ones(len(session), dtype=np.bool_)
     for name, values in log.keep.items():
         kept &= _has_one_of(columns[name], values, f"{path}: --keep {name}")
     with_session = _lines_with_a_value(session)
@@ -278,6 +278,6 @@ def sessions_of_users(clicks: Clicks, gap: int) -> Clicks:
         The clicks by user, then time; sessions are numbered from 1 in this order.
     """
     clicks = clicks.sorted()
-    begins = np.ones(len(clicks), dtype=bool)
+    begins = np.ones(len(clicks), dtype=np.bool_)
     begins[1:] = (np.diff(clicks.session) != 0) | (np.diff(clicks.time) > gap)
     return replace(clicks, session=np.cumsum(begins), session_names=None)

@@ -7,11 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dataset import MiniBatch
 from errors import warn
-from lossfunction import LossFunction
-from model import GRU4Rec
-from optimizer import Optimizer
 from training import TrainingStep, training_step
 
 MODES = ("auto", "on", "off")
@@ -53,16 +49,9 @@ class CompiledStep:
         self.step: TrainingStep | None = None
         self.n_checked = 0
 
-    def __call__(
-        self,
-        model: GRU4Rec,
-        optimizer: Optimizer,
-        loss_function: LossFunction,
-        batch: MiniBatch,
-        hidden: Tensor,
-        batch_size: int,
-    ) -> tuple[Tensor, Tensor]:
-        arguments = (model, optimizer, loss_function, batch, hidden, batch_size)
+    def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """As :func:`training.training_step`, whose arguments it takes."""
+        *_, batch, hidden, batch_size = arguments
         n_rows = min(len(batch.inputs.rows), len(batch.items.rows))
         if self.step is training_step or hidden.shape[1] < batch_size or n_rows < 2:
             return training_step(*arguments)

@@ -285,7 +285,7 @@ class SessionParallelBatches:
 
         grid = np.zeros((4, self.block_steps, n_lanes), dtype=np.int64)
         inputs, targets, starts, lanes = grid
-        live = np.zeros((self.block_steps, n_lanes), dtype=bool)
+        live = np.zeros((self.block_steps, n_lanes), dtype=np.bool_)
         inputs.flat[cell] = items[click]
         targets.flat[cell] = items[click + 1]
         starts.flat[cell] = transition == 0

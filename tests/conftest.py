@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clickfile import Clicks
+from clickfile import Clicks, write_click_files
 from dataset import ItemIndex, Sessions, encode_sessions
+from preprocessing import TRAIN_ONLY, VALID, split
+from synthetic import synthetic_clicks
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests" / "without_matplotlib")}
@@ -35,6 +37,15 @@ def without_matplotlib(monkeypatch):
     """As in ENVIRONMENT: a picture takes longer than an epoch of the tests. test_plot.py has it otherwise."""
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory) -> Path:
+    """Prepared files of synthetic clicks, to train on and to evaluate on."""
+    folder = tmp_path_factory.mktemp("data")
+    files = split(synthetic_clicks(n_sessions=300, n_items=30, n_days=4, seed=0))
+    write_click_files({folder / name: files[name] for name in (TRAIN_ONLY, VALID)})
+    return folder
 
 
 @pytest.fixture

@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 
 from atomicfile import write_csv
-from clickfile import write_click_files
 from errors import UserError
 from main import run
 from parameters import parse_flags
 from plot import bars, learning_curves, read_history, what_differs, write_picture
-from preprocessing import TRAIN_ONLY, VALID, split
 from runfolder import RunFolder
-from synthetic import synthetic_clicks
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -69,14 +66,6 @@ def test_bars_have_the_mean_and_dots_the_values():
     assert np.allclose(widths, [[0.1, 0.3], [0.01, 0.2]])
     dots = [axes.collections[0].get_offsets().tolist() for axes in figure.axes]
     assert dots == [[[0.1, 0], [0.2, 1], [0.4, 1]], [[0.01, 0], [0.3, 1], [0.1, 1]]]
-
-
-@pytest.fixture(scope="module")
-def data_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    files = split(synthetic_clicks(n_sessions=300, n_items=30, n_days=4, seed=0))
-    write_click_files({folder / name: files[name] for name in (TRAIN_ONLY, VALID)})
-    return folder
 
 
 @pytest.fixture

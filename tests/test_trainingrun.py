@@ -5,25 +5,15 @@ import re
 import pytest
 import torch
 
-from clickfile import write_click_files
 from errors import UserError
 from evaluation import evaluate
 from main import evaluate_checkpoint
 from parameters import THEMES, parse_flags, training_parameters
-from preprocessing import TRAIN_ONLY, VALID, split
+from preprocessing import TRAIN_ONLY
 from runfolder import RunFolder, read_checkpoint
-from synthetic import synthetic_clicks
 from trainingrun import TrainingRun, choose_device
 
 BASE = "--hidden_size 4 --batch_size 8 --n_epochs 1 --device cpu"
-
-
-@pytest.fixture(scope="module")
-def data_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    files = split(synthetic_clicks(n_sessions=300, n_items=30, n_days=4, seed=0))
-    write_click_files({folder / name: files[name] for name in (TRAIN_ONLY, VALID)})
-    return folder
 
 
 def trained(line, data_folder, tmp_path):
