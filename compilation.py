@@ -52,7 +52,7 @@ class CompiledStep:
     def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         """As :func:`training.training_step`, whose arguments it takes."""
         *_, batch, hidden, batch_size = arguments
-        n_rows = min(len(batch.inputs.rows), len(batch.items.rows))
+        n_rows = min(len(batch.input_rows), len(batch.scored_rows))
         if self.step is training_step or hidden.shape[1] < batch_size or n_rows < 2:
             return training_step(*arguments)
         if self.n_checked == CHECKED_STEPS:
@@ -81,7 +81,8 @@ class CompiledStep:
         expected = _copies([*training_step(*arguments), *state])
         _put(state, before)
         _set_random_state(random_state, hidden.device)
-        for rows in (batch.inputs.rows, batch.items.rows):
+        columns = batch.columns
+        for rows in (batch.input_rows, batch.scored_rows, columns.items, columns.n_targets, columns.n_samples):
             torch._dynamo.maybe_mark_dynamic(rows, 0)
         try:
             with warnings.catch_warnings():

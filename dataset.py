@@ -360,32 +360,40 @@ def alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return threshold, alias
 
 
-class Lookup(NamedTuple):
-    """Items to look up in a table, and the rows that this takes, each once.
+class Columns(NamedTuple):
+    """The items that a mini-batch scores, each of them once, however often it is a target or a negative.
 
     Attributes:
-        items: ``[M]`` int64 item indices; one may occur several times.
-        rows: ``[R]`` int64, distinct item indices, all of ``items`` among them.
-        place: ``[M]`` int64, where they are: ``rows[place]`` equals ``items``.
+        items: ``[C]`` int64 item indices.
+        target: ``[b]`` int64, the column of each lane's target.
+        n_targets: ``[C]`` float32, how many of the lanes' targets each item is.
+        n_samples: ``[C]`` float32, how many of the additional negatives it is.
     """
 
     items: Tensor
-    rows: Tensor
-    place: Tensor
+    target: Tensor
+    n_targets: Tensor
+    n_samples: Tensor
 
 
 class MiniBatch(NamedTuple):
     """All that one training step needs to know.
 
     Attributes:
-        inputs: the ``[b]`` lanes' current items.
-        items: the ``[M]`` items to score: the lanes' targets, then the additional negatives.
+        input_rows: ``[R]`` int64, the rows of the input table that the lanes' current items take, each once.
+        input_place: ``[b]`` int64, which of them is each lane's.
+        scored_rows: int64, the rows of the output bias, likewise. Where inputs are looked up in the output table, it is
+            the last of ``input_rows``, which are then those of the output table, too.
+        columns: what the scores are of: ``scored_rows``, or ``input_rows`` where these are those of the output table;
+            an item that is an input alone is scored, too, because that costs less than to leave it out, and counted 0.
         starts: ``[b]`` bool, lanes that begin a session.
         lanes: which of all lanes these are, see :class:`Step`.
     """
 
-    inputs: Lookup
-    items: Lookup
+    input_rows: Tensor
+    input_place: Tensor
+    scored_rows: Tensor
+    columns: Columns
     starts: Tensor
     lanes: Tensor | slice
 
@@ -395,8 +403,7 @@ class MiniBatchMaker:
 
     Args:
         n_items: number of items.
-        shared: inputs and items are looked up in one table. Then the rows of the inputs are those of both: first those
-            that only inputs need, then those of the items.
+        shared: inputs are looked up in the output table.
         device: where the blocks are.
     """
 
@@ -407,29 +414,40 @@ class MiniBatchMaker:
         self.place_of = torch.empty(self.CHUNK, n_items, dtype=torch.int64, device=device)  # scratch
 
     def mini_batches(self, block: Block, negatives: Tensor) -> list[MiniBatch]:
-        """The mini-batches of a block, with ``negatives`` ``[K, n_sample]`` for its steps."""
+        """The mini-batches of a block, with ``negatives`` ``[K, n_sample]`` for its steps.
+
+        Raises:
+            ValueError: one has no negatives.
+        """
         batches = []
-        for n_alive, run in groupby(range(len(block)), key=block.alive.__getitem__):
+        for _, run in groupby(range(len(block)), key=block.alive.__getitem__):
             steps = list(run)
-            these = slice(steps[0], steps[-1] + 1)
-            inputs = block.inputs[these, :n_alive]
-            items = torch.cat((block.targets[these, :n_alive], negatives[these]), dim=1)
-            for k, lookups in zip(steps, self.lookups(inputs, items), strict=True):
-                _, _, starts, lanes = block.step(k)
-                batches.append(MiniBatch(*lookups, starts, lanes))
+            batches += self._with_equally_many_lanes(block, slice(steps[0], steps[-1] + 1), negatives)
         return batches
 
-    def lookups(self, inputs: Tensor, items: Tensor) -> Iterator[tuple[Lookup, Lookup]]:
-        """Of every step, the lookup of its inputs ``[K, b]`` and that of its items ``[K, M]``."""
-        if not self.shared:
-            for (of_inputs, _), (of_items, _) in zip(self.look_up(inputs), self.look_up(items), strict=True):
-                yield of_inputs, of_items
-            return
-        b = inputs.shape[1]
-        for (both, rows, place), n_only_input in self.look_up(torch.cat((inputs, items), dim=1), b):
-            yield Lookup(both[:b], rows, place[:b]), Lookup(both[b:], rows[n_only_input:], place[b:] - n_only_input)
+    def _with_equally_many_lanes(self, block: Block, steps: slice, negatives: Tensor) -> Iterator[MiniBatch]:
+        b = block.alive[steps.start]
+        if b + negatives.shape[1] < 2:
+            raise ValueError("a loss needs at least one negative: two lanes, or additional samples")
+        inputs, items = block.inputs[steps, :b], torch.cat((block.targets[steps, :b], negatives[steps]), dim=1)
+        if self.shared:
+            of_all, place, n_only_input = self.look_up(torch.cat((inputs, items), dim=1), n_first=b)
+            of_inputs, input_place, place = of_all, place[:, :b], place[:, b:]
+            of_items = [rows[n:] for rows, n in zip(of_all, n_only_input, strict=True)]
+            columns = of_all
+        else:
+            of_inputs, input_place, _ = self.look_up(inputs)
+            of_items, place, _ = self.look_up(items)
+            columns = of_items
+        target = place[:, :b]
+        n_columns = inputs.shape[1] + items.shape[1]
+        n_targets, n_samples = _counts(target, n_columns), _counts(place[:, b:], n_columns)
+        for k, rows in enumerate(columns):
+            _, _, starts, lanes = block.step(steps.start + k)
+            counts = n_targets[k, : len(rows)], n_samples[k, : len(rows)]
+            yield MiniBatch(of_inputs[k], input_place[k], of_items[k], Columns(rows, target[k], *counts), starts, lanes)
 
-    def look_up(self, items: Tensor, n_first: int = 0) -> Iterator[tuple[Lookup, int]]:
+    def look_up(self, items: Tensor, n_first: int = 0) -> tuple[list[Tensor], Tensor, list[int]]:
         """Which rows the items ``[K, M]`` of every step take, in the order of their last occurrences.
 
         Every item notes its position in a table, where its last occurrence stays; an occurrence that finds itself there
@@ -437,9 +455,13 @@ class MiniBatchMaker:
 
         Args:
             n_first: ask also how many of the rows occur among a step's ``n_first`` first items only; they come first.
+
+        Returns:
+            Of every step the rows, each once; ``[K, M]`` where among them every item is, ``rows[k][place[k]]`` being
+            ``items[k]``; and what was asked.
         """
-        chunks, places, rows, n_distinct = items.split(self.CHUNK), [], [], []
-        for chunk in chunks:
+        places, rows, n_distinct = [], [], []
+        for chunk in items.split(self.CHUNK):
             position = torch.arange(chunk.shape[1], device=chunk.device).expand_as(chunk)
             table = self.place_of[: len(chunk)].scatter_reduce_(1, chunk, position, "amax", include_self=False)
             last = table.gather(1, chunk)
@@ -447,8 +469,12 @@ class MiniBatchMaker:
             places.append((n_so_far - 1).gather(1, last))
             rows.append(torch.empty_like(chunk).scatter_(1, places[-1], chunk))
             n_distinct.append(n_so_far[:, [n_first - 1, -1]])
-        counts = torch.cat(n_distinct).tolist()  # of the whole block: the host waits for it
-        for all_of_step, place, step_rows, (n_only_first, n_rows) in zip(
-            items, torch.cat(places), torch.cat(rows), counts, strict=True
-        ):
-            yield Lookup(all_of_step, step_rows[:n_rows], place), n_only_first if n_first else 0
+        n_only_first, n_rows = torch.cat(n_distinct).T.tolist()  # of the whole block: the host waits for it
+        rows_of_steps = [step_rows[:n] for step_rows, n in zip(torch.cat(rows), n_rows, strict=True)]
+        return rows_of_steps, torch.cat(places), n_only_first if n_first else [0] * len(items)
+
+
+def _counts(places: Tensor, n_places: int) -> Tensor:
+    """How often each place occurs in each row: ``[K, M]`` int64 to ``[K, n_places]`` float32."""
+    counts = torch.zeros(len(places), n_places, device=places.device)
+    return counts.scatter_add_(1, places, torch.ones((), device=places.device).expand(places.shape))

@@ -78,17 +78,16 @@ def training_step(
     Gradients do not flow through time: the hidden state is a constant input.
 
     Args:
-        batch: b live lanes and M items to score.
+        batch: of b live lanes.
         hidden: ``[L, b, H]`` the hidden state of the live lanes.
         batch_size: B; the loss is the sum over live lanes divided by it, also when b < B.
 
     Returns:
         The step's loss, and the next hidden state ``[L, b, H]``.
     """
-    inputs, items, starts, _ = batch
-    rows = model.look_up(inputs.rows, items.rows)
-    scores, hidden = model(rows, inputs.place, items.place, hidden, starts)
-    loss = loss_function(scores, items.items).sum() / batch_size
+    rows = model.look_up(batch.input_rows, batch.scored_rows)
+    scores, hidden = model(rows, batch.input_place, hidden, batch.starts)
+    loss = loss_function(scores, batch.columns).sum() / batch_size
     gradients = torch.autograd.grad(loss, [values for _, _, values in rows] + list(optimizer.network.values()))
     optimizer.step(rows, gradients[: len(rows)], gradients[len(rows) :])
     return loss.detach(), hidden.detach()
@@ -120,39 +119,44 @@ def train_epoch(
     batch_size = batches.n_lanes
     if progress.hidden is None:
         progress.hidden = model.initial_hidden(batch_size)
-    hidden = progress.hidden
-    maker = MiniBatchMaker(len(model.output_bias), model.shared, hidden.device)
+    device = progress.hidden.device
+    maker = MiniBatchMaker(len(model.output_bias), model.shared, device)
     ledger = _Ledger(progress, batch_size, bar)
     for block in batches.blocks(progress.step):
         negatives = sampler.draw(len(block), progress.epoch, block.first_step)
-        mini_batches = maker.mini_batches(block.to(hidden.device), negatives)
-        losses = torch.empty(len(block), device=hidden.device)
+        mini_batches = maker.mini_batches(block.to(device), negatives)
+        losses = []  # of the steps that are not accounted for yet; they stay on the device
         for k in range(progress.step - block.first_step, len(block)):
-            lanes = mini_batches[k].lanes
-            losses[k], hidden[:, lanes] = step(
-                model, optimizer, loss_function, mini_batches[k], hidden[:, lanes], batch_size
-            )
+            batch = mini_batches[k]
+            loss, hidden = step(model, optimizer, loss_function, batch, progress.hidden[:, batch.lanes], batch_size)
+            losses.append(loss)
+            all_live = hidden.shape[1] == batch_size
+            progress.hidden = hidden if all_live else progress.hidden.index_copy(1, batch.lanes, hidden)
             if keeper is not None and keeper.is_due(block.first_step + k + 1):
-                ledger.settle(block, losses, k + 1)
+                ledger.settle(block, losses)
                 keeper.keep(progress)
-        ledger.settle(block, losses, len(block))
+        ledger.settle(block, losses)
 
 
 class _Ledger:
-    """Adds the steps of a block to the epoch's progress; until then their losses stay on the device."""
+    """Adds steps to the epoch's progress."""
 
     def __init__(self, progress: EpochProgress, batch_size: int, bar: tqdm | None):
         self.progress, self.batch_size, self.bar = progress, batch_size, bar
         self.settled_at = time.perf_counter()
 
-    def settle(self, block: Block, losses: Tensor, end: int) -> None:
-        """Account for the steps that are not accounted for yet, up to row ``end`` of the block."""
+    def settle(self, block: Block, losses: list[Tensor]) -> None:
+        """Account for the losses of the block's next steps, and empty the list."""
+        if not losses:
+            return
         progress, begin = self.progress, self.progress.step - block.first_step
-        for step, loss in enumerate(losses[begin:end].tolist(), start=progress.step):
+        end = begin + len(losses)
+        for step, loss in enumerate(torch.stack(losses).tolist(), start=progress.step):
             if not math.isfinite(loss):
                 raise Diverged(progress.epoch, step, loss)
             # One by one: the sum must not depend on where an interruption cut the block.
             progress.total_loss += loss * self.batch_size
+        losses.clear()
         n_clicks = sum(block.alive[begin:end])
         progress.step += end - begin
         progress.n_clicks += n_clicks

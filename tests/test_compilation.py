@@ -100,7 +100,7 @@ def test_a_step_that_computes_something_else_is_found_and_replaced(wrong_step, w
         result = training_step(model, *others)
         if next(counter) == wrong_step:
             with torch.no_grad():
-                model.output_embedding[others[2].items.items[0]] += wrong_by
+                model.output_embedding[others[2].scored_rows[-1]] += wrong_by
         return result
 
     step.step = wrong

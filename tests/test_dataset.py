@@ -241,25 +241,34 @@ def test_mini_batches_hold_the_clicks_and_negatives_and_every_row_once(shared, n
     rng = np.random.default_rng(3)
     sessions, _ = make_sessions([rng.integers(0, 9, rng.integers(2, 30)).tolist() for _ in range(20)])
     maker = MiniBatchMaker(9, shared, torch.device("cpu"))
-    for block in SessionParallelBatches(sessions, 6, block_steps=40):
+    for block in SessionParallelBatches(sessions, 6, min_alive=1 if n_sample else 2, block_steps=40):
         negatives = torch.from_numpy(rng.integers(0, 9, (len(block), n_sample)))
         mini_batches = maker.mini_batches(block, negatives)
         assert len(mini_batches) == len(block)
         for k, batch in enumerate(mini_batches):
             inputs, targets, starts, lanes = block.step(k)
-            assert batch.inputs.items.tolist() == inputs.tolist()
-            assert batch.items.items.tolist() == targets.tolist() + negatives[k].tolist()
+            assert batch.input_rows[batch.input_place].tolist() == inputs.tolist()
+            assert batch.columns.items[batch.columns.target].tolist() == targets.tolist()
+            for counts, items in ((batch.columns.n_targets, targets), (batch.columns.n_samples, negatives[k])):
+                assert torch.equal(counts, (batch.columns.items[:, None] == items).sum(dim=1).float())
             assert batch.starts.tolist() == starts.tolist()
             assert batch.lanes == lanes if isinstance(lanes, slice) else batch.lanes.tolist() == lanes.tolist()
-            for items, rows, place in (batch.inputs, batch.items):
-                assert rows[place].tolist() == items.tolist()
+            for rows in (batch.input_rows, batch.scored_rows):
                 assert len(set(rows.tolist())) == len(rows)
-            assert set(batch.items.rows.tolist()) == set(batch.items.items.tolist())
+            scored = set(targets.tolist()) | set(negatives[k].tolist())
+            assert set(batch.scored_rows.tolist()) == scored
             if shared:
-                n_items = len(batch.items.rows)
-                assert batch.inputs.rows.tolist()[-n_items:] == batch.items.rows.tolist()
-                assert set(batch.inputs.rows.tolist()[:-n_items]) == set(inputs.tolist()) - set(
-                    batch.items.rows.tolist()
-                )
+                assert batch.columns.items is batch.input_rows
+                only_input, last = batch.input_rows.split((len(batch.input_rows) - len(scored), len(scored)))
+                assert torch.equal(last, batch.scored_rows)
+                assert set(only_input.tolist()) == set(inputs.tolist()) - scored
             else:
-                assert set(batch.inputs.rows.tolist()) == set(inputs.tolist())
+                assert batch.columns.items is batch.scored_rows
+                assert set(batch.input_rows.tolist()) == set(inputs.tolist())
+
+
+def test_a_mini_batch_without_negatives_is_refused():
+    sessions, _ = make_sessions([[1, 2, 3]])
+    (block,) = SessionParallelBatches(sessions, 1)
+    with pytest.raises(ValueError, match="negative"):
+        MiniBatchMaker(4, False, CPU).mini_batches(block, torch.empty(len(block), 0, dtype=torch.int64))

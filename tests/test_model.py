@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from dataset import MiniBatchMaker
-from model import GRU4Rec, GRUCell, final_activation
+from model import GRU4Rec, GRUCell, dropout, final_activation
 
 MODES = {
     "one-hot": {},
@@ -27,11 +26,16 @@ def make_model(mode, **settings):
     return model
 
 
-def step(model, hidden=None, starts=(False, False, False), items=(1, 2, 3, 7, 7)):
-    maker = MiniBatchMaker(N_ITEMS, model.shared, torch.device("cpu"))
-    ((inputs, items),) = maker.lookups(torch.tensor([[4, 4, 9]]), torch.tensor([items]))
+SCORED = [1, 2, 3, 7]
+
+
+def step(model, hidden=None, starts=(False, False, False)):
+    """Feed three lanes the items 4, 4 and 9: the scores of ``SCORED``, and the next hidden state."""
+    distinct, scored = torch.tensor([4, 9]), torch.tensor(SCORED)
+    rows = model.look_up(torch.cat((distinct, scored)) if model.shared else distinct, scored)
     hidden = torch.randn(model.num_layers, 3, model.hidden_size) if hidden is None else hidden
-    return model(model.look_up(inputs.rows, items.rows), inputs.place, items.place, hidden, torch.tensor(starts))
+    scores, hidden = model(rows, torch.tensor([0, 0, 1]), hidden, torch.tensor(starts))
+    return scores[:, -len(SCORED) :], hidden
 
 
 def sigmoid(x):
@@ -72,7 +76,7 @@ def test_training_scores_are_those_of_scoring_all_items(mode, num_layers):
     hidden = torch.randn(num_layers, 3, 6)
     scores, next_hidden = step(model, hidden)
     all_scores, all_hidden = model.score_all(torch.tensor([4, 4, 9]), hidden, torch.zeros(3, dtype=torch.bool))
-    torch.testing.assert_close(scores, all_scores[:, [1, 2, 3, 7, 7]])
+    torch.testing.assert_close(scores, all_scores[:, SCORED])
     torch.testing.assert_close(next_hidden, all_hidden)
 
 
@@ -115,7 +119,7 @@ def test_hidden_dropout_keeps_the_mean():
 def test_what_is_scored_is_what_is_carried():
     model = make_model("one-hot", dropout_hidden=0.5, final_act="linear")
     scores, hidden = step(model)
-    expected = hidden[0] @ model.output_embedding[[1, 2, 3, 7, 7]].T + model.output_bias[[1, 2, 3, 7, 7]]
+    expected = hidden[0] @ model.output_embedding[SCORED].T + model.output_bias[SCORED]
     torch.testing.assert_close(scores, expected)
 
 
@@ -129,6 +133,17 @@ def test_input_dropout_takes_components_of_an_embedding_and_whole_one_hot_inputs
     assert any(len(row.unique()) == 2 for row in embedding)
     for kept in (one_hot, embedding):
         assert kept.max() == pytest.approx(1 / 0.75)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.93])
+def test_dropout_is_pytorchs_but_for_its_random_numbers(p):
+    x = torch.randn(300, 200, dtype=torch.float64, requires_grad=True)
+    dropped = dropout(x, p)
+    kept = dropped != 0
+    assert (~kept).double().mean() == pytest.approx(p, abs=4 * (0.25 / x.numel()) ** 0.5 if p else 0)
+    torch.testing.assert_close(dropped, torch.where(kept, x / (1 - p), 0))
+    (gradient,) = torch.autograd.grad(dropped.sum(), x)
+    torch.testing.assert_close(gradient, kept.double() / (1 - p))
 
 
 @pytest.mark.parametrize("mode", MODES)

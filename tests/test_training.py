@@ -8,7 +8,7 @@ import torch
 from conftest import make_sessions
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dataset import Block, MiniBatchMaker, NegativeSampler, SessionParallelBatches
+from dataset import Block, Columns, MiniBatchMaker, NegativeSampler, SessionParallelBatches
 from evaluation import evaluate
 from lossfunction import LOSSES, make_loss_function
 from model import GRU4Rec
@@ -62,8 +62,8 @@ def test_reported_loss_is_the_mean_over_next_clicks():
     model, optimizer, _, batches, sampler = make_training(sessions, 12)
     seen = []
 
-    def loss_function(scores, items):
-        loss = scores.logsumexp(dim=1) - scores.diagonal()
+    def loss_function(scores, columns):
+        loss = scores.logsumexp(dim=1) - scores[:, columns.target].diagonal()
         seen.extend(loss.tolist())
         return loss
 
@@ -163,7 +163,7 @@ def test_a_loss_that_is_no_number_stops_the_epoch_and_names_the_step(bad):
     model, optimizer, _, batches, sampler = make_training(sessions, 12)
     steps = []
 
-    def loss_function(scores, items):
+    def loss_function(scores, columns):
         steps.append(None)
         return scores.sum(dim=1) * (bad if len(steps) == 21 else 0)
 
@@ -173,11 +173,13 @@ def test_a_loss_that_is_no_number_stops_the_epoch_and_names_the_step(bad):
 
 
 def test_support_corrects_cross_entropy_only_when_asked():
-    scores, items = torch.randn(2, 5), torch.tensor([0, 3, 3, 1, 2])
-    support = torch.tensor([1, 10, 100, 1000])
-    plain = make_loss_function("CrossEntropy", 1.0, 0.0, 0.5, support)(scores, items)
-    corrected = make_loss_function("CrossEntropy", 1.0, 1.0, 0.5, support)(scores, items)
-    log_p = torch.tensor([1, 1000, 1000**0.5, 10**0.5, 100**0.5]).log()
+    scores, support = torch.randn(2, 4), torch.tensor([1, 10, 100, 1000])
+    columns = Columns(
+        torch.tensor([0, 3, 1, 2]), torch.tensor([0, 1]), torch.tensor([1.0, 1, 0, 0]), torch.tensor([0.0, 0, 1, 1])
+    )
+    plain = make_loss_function("CrossEntropy", 1.0, 0.0, 0.5, support)(scores, columns)
+    corrected = make_loss_function("CrossEntropy", 1.0, 1.0, 0.5, support)(scores, columns)
+    log_p = torch.tensor([1, 1000, 10**0.5, 100**0.5]).log()
     expected = torch.nn.functional.cross_entropy(scores - log_p, torch.arange(2), reduction="none")
     torch.testing.assert_close(corrected, expected)
     assert not torch.allclose(plain, corrected)
