@@ -14,9 +14,8 @@ from training import TrainingStep, training_step
 MODES = ("auto", "on", "off")
 WORTH_IT = 30_000  # steps; compiling takes some ten seconds, and saves about a millisecond a step
 CHECKED_STEPS = 4  # the first ones run both ways: PyTorch 2.13 has compiled losses to wrong gradients
-TOLERANCE = (
-    0.01  # of the largest change that a step makes to a tensor; Adagrad enlarges the rounding of small gradients
-)
+# Of the largest change that a step makes to a tensor; Adagrad enlarges the rounding of small gradients.
+TOLERANCE = 0.01
 GUARDS = ("TENSOR_MATCH", "SHAPE_ENV", "CONSTANT_MATCH", "CLOSURE_MATCH")
 CPU_OPTIONS = {
     # By default a value that two loops read is computed in both of them: the exponentials of BPR-max, again and again.

@@ -178,7 +178,7 @@ class Layout:
         if not self.quoted or not quoted.startswith('"'):
             return quoted
         if not re.fullmatch(r'"(?:[^"]|"")*"', quoted):
-            raise ValueError(f"its quotes do not match: {shown(quoted)}")
+            raise ValueError(f"its quotes do not match: {excerpt(quoted)}")
         return quoted[1:-1].replace('""', '"')
 
 
@@ -255,8 +255,8 @@ def first_line(path: Path) -> str:
     raise UserError(f"{path} holds no clicks")
 
 
-def shown(text: str) -> str:
-    """A text from a file for a message, in quotes and not too long."""
+def excerpt(text: str) -> str:
+    """The beginning of a text from a file for a message, in quotes."""
     return repr(text if len(text) <= 60 else text[:60] + "…")
 
 
@@ -356,7 +356,7 @@ def _line_problem(line: str, layout: Layout) -> str | None:
         return f"it has {len(line):,} characters"
     values = layout.split(line)
     if len(values) != len(layout.names):
-        return f"expected {len(layout.names)} columns ({','.join(layout.names)}), found {shown(line)}"
+        return f"expected {len(layout.names)} columns ({','.join(layout.names)}), found {excerpt(line)}"
     for name, quoted in zip(layout.names, values, strict=True):
         try:
             value = layout.value(quoted)
@@ -364,5 +364,5 @@ def _line_problem(line: str, layout: Layout) -> str | None:
             return str(error)
         kind = layout.kinds.get(name)
         if kind and not kind.fits(value):
-            return f"{name} is {shown(value)}, expected {kind.expected}"
+            return f"{name} is {excerpt(value)}, expected {kind.expected}"
     return None

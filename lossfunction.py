@@ -41,7 +41,7 @@ def cross_entropy(scores: Tensor, columns: Columns, correction: tuple[Tensor, Te
         correction: what :math:`e^{r}` is multiplied by, ``[C]`` for an item that is a target and ``[C]`` for one that
             is a sample; see :func:`logq_correction`.
     """
-    target, is_target = _targets(scores, columns)
+    target, _ = _targets(scores, columns)
     if correction is None:
         weights = columns.n_targets + columns.n_samples
     else:
