@@ -160,14 +160,15 @@ def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) ->
     if time_sort:
         order = np.argsort(kept.time[offsets[:-1]], kind="stable")
         lengths = np.diff(offsets)[order]
-        click_order = np.repeat(offsets[:-1][order], lengths) + _positions_within(lengths)
-        items, offsets = items[click_order], np.concatenate(([0], np.cumsum(lengths)))
+        items, offsets = items[_ranges(offsets[:-1][order], lengths)], np.concatenate(([0], np.cumsum(lengths)))
     return Sessions(items, offsets), len(clicks) - len(kept)
 
 
-def _positions_within(lengths: np.ndarray) -> np.ndarray:
-    """0 … length-1 for every length, back to back."""
-    return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """start … start + length - 1 for every pair of them, back to back."""
+    places = np.arange(lengths.sum())
+    places += np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
+    return places
 
 
 class Step(NamedTuple):
@@ -279,7 +280,7 @@ class SessionParallelBatches:
         skipped = np.maximum(-start_step, 0)
         end = np.minimum(offsets[session + 1] - offsets[session] - 1, self.block_steps - start_step)
         taken = np.maximum(end - skipped, 0)
-        transition = _positions_within(taken) + np.repeat(skipped, taken)
+        transition = _ranges(skipped, taken)
         click = np.repeat(offsets[session], taken) + transition
         cell = np.repeat(first_cell - first_step * n_lanes, taken) + transition * n_lanes
 
