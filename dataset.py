@@ -383,9 +383,9 @@ class MiniBatch(NamedTuple):
     Attributes:
         input_rows: ``[R]`` int64, the rows of the input table that the lanes' current items take, each once.
         input_place: ``[b]`` int64, which of them is each lane's.
-        scored_rows: int64, the rows of the output bias, likewise. Where inputs are looked up in the output table, it is
-            the last of ``input_rows``, which are then those of the output table, too.
-        columns: what the scores are of: ``scored_rows``, or ``input_rows`` where these are those of the output table;
+        scored_rows: ``[S]`` int64, the targets and negatives, each once: the rows of the output bias. Where inputs are
+            looked up in the output table, ``input_rows`` end with them.
+        columns: the columns of the scores: ``scored_rows``, or all ``input_rows`` where these are of the output table;
             an item that is an input alone is scored, too, because that costs less than to leave it out, and counted 0.
         starts: ``[b]`` bool, lanes that begin a session.
         lanes: which of all lanes these are, see :class:`Step`.
@@ -440,8 +440,7 @@ class MiniBatchMaker:
             of_inputs, input_place, _ = self.look_up(inputs)
             of_items, place, _ = self.look_up(items)
             columns = of_items
-        target = place[:, :b]
-        n_columns = inputs.shape[1] + items.shape[1]
+        target, n_columns = place[:, :b], max(map(len, columns))
         n_targets, n_samples = _counts(target, n_columns), _counts(place[:, b:], n_columns)
         for k, rows in enumerate(columns):
             _, _, starts, lanes = block.step(steps.start + k)

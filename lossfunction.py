@@ -4,7 +4,8 @@ A mini-batch scores every item once, and counts it as often as it is there: a lo
 lanes for the C items of :class:`dataset.Columns`, and returns the loss of every lane, ``[b]``; a step's loss is their
 sum divided by the batch size. Below, :math:`r_i` is a lane's score of its target and :math:`r_j` that of a negative:
 another lane's target, or an additional sample. An item that is several of them is several negatives, :math:`n_j` many.
-N is the number of a lane's negatives, :math:`s_j` the softmax over them.
+N is the number of a lane's negatives, at least one (:class:`dataset.MiniBatchMaker` sees to it), and :math:`s_j` the
+softmax over them.
 
 Papers: [1] Hidasi et al., ICLR 2016; [2] Hidasi & Karatzoglou, CIKM 2018.
 """
@@ -38,17 +39,17 @@ def cross_entropy(scores: Tensor, columns: Columns, correction: tuple[Tensor, Te
     target and its negatives.
 
     Args:
-        correction: what :math:`e^{r}` is multiplied by, ``[C]`` for an item that is a target and ``[C]`` for one that
-            is a sample; see :func:`logq_correction`.
+        correction: what is subtracted from scores, ``[C]`` from that of an item as a target and ``[C]`` from that of an
+            item as a sample; see :func:`logq_correction`.
     """
-    target, _ = _targets(scores, columns)
     if correction is None:
-        weights = columns.n_targets + columns.n_samples
+        log_n = of_target = (columns.n_targets + columns.n_samples).log()
     else:
         of_targets, of_samples = correction
-        weights = columns.n_targets * of_targets + columns.n_samples * of_samples
-        target = target + of_targets.log()[columns.target, None]
-    return torch.logsumexp(scores + weights.log(), dim=1) - target.squeeze(1)
+        log_n = torch.logaddexp(columns.n_targets.log() - of_targets, columns.n_samples.log() - of_samples)
+        of_target = log_n + of_targets
+    # A column stands for all its occurrences, a target for itself alone.
+    return of_target[columns.target] - _targets(F.log_softmax(scores + log_n, dim=1), columns)[0].squeeze(1)
 
 
 def top1_max(scores: Tensor, columns: Columns) -> Tensor:
@@ -71,21 +72,21 @@ def bpr_max(scores: Tensor, columns: Columns, bpreg: float) -> Tensor:
     return ranking + bpreg * (log_s.exp() * scores.square()).sum(dim=1)
 
 
-def logq_correction(support: Tensor, sample_alpha: float, logq: float) -> tuple[Tensor, Tensor]:
-    r"""The logQ correction of cross-entropy: :math:`P^{-q}`, that is :math:`q \ln P` subtracted from a score.
+def logq_correction(log_support: Tensor, sample_alpha: float, logq: float) -> tuple[Tensor, Tensor]:
+    r"""The logQ correction of cross-entropy: :math:`q \ln P`, to be subtracted from a score.
 
     P is how likely an item is to be in a mini-batch, up to a factor: its support as the target of a lane, support^alpha
     as an additional negative (the sampled-softmax correction as in the authors' code).
 
     Args:
-        support: how often each item was clicked in training, of any shape.
+        log_support: the logarithm of how often each item was clicked in training, of any shape.
         sample_alpha: the sampler's exponent.
         logq: q, 0 for no correction, 1 for all of it.
 
     Returns:
         That of each item as a target, and as a sample.
     """
-    return support**-logq, support ** (-logq * sample_alpha)
+    return logq * log_support, logq * (sample_alpha * log_support)
 
 
 def make_loss_function(name: str, bpreg: float, logq: float, sample_alpha: float, support: Tensor) -> LossFunction:
@@ -96,11 +97,11 @@ def make_loss_function(name: str, bpreg: float, logq: float, sample_alpha: float
         support: ``[n_items]`` how often each item was clicked in training.
     """
     if name == "CrossEntropy" and logq > 0:
-        of_targets, of_samples = logq_correction(support.float(), sample_alpha, logq)
+        log_support = support.float().log()
 
         def corrected_cross_entropy(scores: Tensor, columns: Columns) -> Tensor:
-            correction = of_targets.index_select(0, columns.items), of_samples.index_select(0, columns.items)
-            return cross_entropy(scores, columns, correction)
+            of_columns = log_support.index_select(0, columns.items)
+            return cross_entropy(scores, columns, logq_correction(of_columns, sample_alpha, logq))
 
         return corrected_cross_entropy
     if name == "BPR-max":

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from compilation import CHECKED_STEPS, WORTH_IT, CompiledStep, choose_step
+from compilation import CHECKED_STEPS, OPTIONS, WORTH_IT, CompiledStep, choose_step
 from dataset import Block, MiniBatchMaker
 from lossfunction import make_loss_function
 from model import GRU4Rec
@@ -16,11 +16,11 @@ CPU = torch.device("cpu")
 N_ITEMS, N_LANES, N_SAMPLE = 300, 8, 64
 
 
-def make_parts(loss, **settings):
+def make_parts(loss, lr=0.1, momentum=0.3, weight_decay=0.0, bpreg=0.7, **settings):
     torch.manual_seed(0)
     model = GRU4Rec(N_ITEMS, hidden_size=12, **settings).train()
-    optimizer = Optimizer(model.network_parameters(), model.item_tables(), adagrad(0.1, 0.3))
-    return model, optimizer, make_loss_function(loss, 0.7, 1.0, 0.5, torch.arange(1, N_ITEMS + 1))
+    optimizer = Optimizer(model.network_parameters(), model.item_tables(), adagrad(lr, momentum), weight_decay)
+    return model, optimizer, make_loss_function(loss, bpreg, 1.0, 0.5, torch.arange(1, N_ITEMS + 1))
 
 
 def random_mini_batches(n_steps, shared):
@@ -108,6 +108,27 @@ def test_a_step_that_computes_something_else_is_found_and_replaced(wrong_step, w
     assert "it computes something else" in capsys.readouterr().err
     for ours, theirs in zip(plain[0].parameters(), parts[0].parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_what_a_step_depends_on_is_compiled_anew():
+    """With few of PyTorch's guards left, a compiled step must still tell one setting from another."""
+    n_compiled = itertools.count()
+
+    def not_at_all(graph, _):
+        next(n_compiled)
+        return graph.forward
+
+    torch._dynamo.reset()
+    options = {"guard_filter_fn": OPTIONS["guard_filter_fn"]}
+    with torch._dynamo.config.patch(trace_autograd_ops=True, recompile_limit=64):
+        step = torch.compile(training_step, fullgraph=True, backend=not_at_all, options=options)
+        settings = [{}, {"lr": 0.2}, {"momentum": 0.0}, {"bpreg": 0.1}, {"loss": "TOP1"}, {"weight_decay": 0.1}]
+        settings += [{"dropout_hidden": 0.5}, {"final_act": "elu-0.5"}, {"constrained_embedding": True}, {}]
+        for changed in settings:
+            plain, compiled = (make_parts(**{"loss": "BPR-max"} | changed) for _ in range(2))
+            mini_batches = random_mini_batches(4, plain[0].shared)
+            assert run(step, compiled, mini_batches) == pytest.approx(run(training_step, plain, mini_batches), rel=1e-5)
+    assert len(settings) - 1 <= next(n_compiled) < 2 * len(settings)
 
 
 def test_without_a_compiler_training_goes_on_and_says_so_once(capsys, monkeypatch):

@@ -70,8 +70,7 @@ def test_gradient_is_that_of_the_value(name, shape):
     assert torch.autograd.gradcheck(lambda scores: LOSSES[name](scores, columns), random_scores(shape).requires_grad_())
 
 
-@pytest.mark.parametrize("logq", [0.0, 0.8])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("name", "logq"), [*((name, 0.0) for name in LOSSES), ("cross_entropy", 0.8)])
 def test_an_item_counts_as_often_as_it_is_there(name, logq):
     """Several lanes have one target, samples are targets, others come twice, and a column is nothing at all."""
     targets, samples, alpha = [3, 1, 3, 4], [1, 5, 5, 5, 3, 2], 0.5
@@ -84,9 +83,9 @@ def test_an_item_counts_as_often_as_it_is_there(name, logq):
     )
     scores = random_scores((4, len(items))).requires_grad_()
     spread = scores[:, [items.index(item) for item in targets + samples]]
-    if name == "cross_entropy" and logq:
+    if logq:
         support = torch.tensor([5.0, 1.0, 7.0, 2.0, 9.0, 3.0, 8.0], dtype=torch.float64)
-        loss = lossfunction.cross_entropy(scores, columns, lossfunction.logq_correction(support, alpha, logq))
+        loss = lossfunction.cross_entropy(scores, columns, lossfunction.logq_correction(support.log(), alpha, logq))
         support_of = dict(zip(items, support.tolist(), strict=True))
         probability = [support_of[item] for item in targets] + [support_of[item] ** alpha for item in samples]
         spread = spread - logq * torch.tensor(probability, dtype=torch.float64).log()
@@ -103,10 +102,26 @@ def test_an_item_counts_as_often_as_it_is_there(name, logq):
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("target", [1e4, -1e4])
 def test_extreme_scores_stay_finite(name, target):
+    """Among them those of a target that is a sample, too, and of an item that is nothing at all."""
     scores = torch.full((3, 8), -target)
     scores.fill_diagonal_(target)
     scores.requires_grad_()
-    loss = LOSSES[name](scores, distinct_columns(scores.shape))
+    n_samples = torch.tensor([1.0, 0, 0, 1, 2, 1, 1, 0])
+    columns = Columns(torch.arange(8), torch.arange(3), (torch.arange(8) < 3).float(), n_samples)
+    loss = LOSSES[name](scores, columns)
+    (gradient,) = torch.autograd.grad(loss.sum(), scores)
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(("alpha", "logq"), [(0.5, 1.0), (0.5, 8.0), (30.0, 1.0), (0.0, 1e30), (1e30, 1e30)])
+def test_no_logq_correction_overflows(alpha, logq):
+    support = torch.tensor([1e7, 1, 1e7, 3, 1e7])
+    columns = Columns(
+        torch.arange(5), torch.arange(2), torch.tensor([1.0, 1, 0, 0, 0]), torch.tensor([0.0, 1, 1, 1, 0])
+    )
+    scores = torch.randn(2, 5, requires_grad=True)
+    loss = lossfunction.cross_entropy(scores, columns, lossfunction.logq_correction(support.log(), alpha, logq))
     (gradient,) = torch.autograd.grad(loss.sum(), scores)
     assert torch.isfinite(loss).all()
     assert torch.isfinite(gradient).all()
@@ -120,10 +135,7 @@ def test_a_better_target_lowers_the_loss(name):
 
 
 def test_top1_and_bpr_do_not_depend_on_how_often_the_negatives_are_repeated():
-    scores = random_scores((1, 9))
-    repeated = torch.cat((scores, scores[:, 1:]), dim=1)
+    scores, once = random_scores((1, 9)), distinct_columns((1, 9))
+    thrice = once._replace(n_samples=3 * once.n_samples)
     for name in ("top1", "bpr"):
-        torch.testing.assert_close(
-            LOSSES[name](repeated, distinct_columns(repeated.shape)),
-            LOSSES[name](scores, distinct_columns(scores.shape)),
-        )
+        torch.testing.assert_close(LOSSES[name](scores, thrice), LOSSES[name](scores, once))
