@@ -150,10 +150,16 @@ def test_an_epoch_says_how_long_the_others_will_take(data_folder, tmp_path, caps
     assert trained_for[1] < float(left[1][0]) < trained_for[1] + 5
 
 
-def test_weights_that_are_no_numbers_are_not_saved(data_folder, tmp_path):
-    line = "--optimizer_type SGD --loss_type BPR --final_act linear --lr 1e30 --sigma 20"
-    with pytest.raises(UserError, match=r"lower --lr \(now 1e\+30\), --sigma \(now 20\)"):
-        trained(line, data_folder, tmp_path)
+def test_weights_that_are_no_numbers_are_not_saved(data_folder, tmp_path, monkeypatch):
+    train_epoch = TrainingRun.train_epoch
+
+    def overflow_at_the_last_step(run, *others):
+        train_epoch(run, *others)
+        run.model.output_bias.data[3] = float("inf")
+
+    monkeypatch.setattr(TrainingRun, "train_epoch", overflow_at_the_last_step)
+    with pytest.raises(UserError, match=r"output_bias holds NaN or infinite.*lower --lr \(now 1\), --sigma \(now 20\)"):
+        trained("--lr 1 --sigma 20", data_folder, tmp_path)
     assert not list(tmp_path.rglob("*.pt"))
 
 
