@@ -376,6 +376,11 @@ class Columns(NamedTuple):
     n_targets: Tensor
     n_samples: Tensor
 
+    @property
+    def n_all(self) -> Tensor:
+        """``[C]``, how often each item is there."""
+        return self.n_targets + self.n_samples
+
 
 class MiniBatch(NamedTuple):
     """All that one training step needs to know.

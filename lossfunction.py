@@ -43,7 +43,7 @@ def cross_entropy(scores: Tensor, columns: Columns, correction: tuple[Tensor, Te
             item as a sample; see :func:`logq_correction`.
     """
     if correction is None:
-        log_n = of_target = (columns.n_targets + columns.n_samples).log()
+        log_n = of_target = columns.n_all.log()
     else:
         of_targets, of_samples = correction
         log_n = torch.logaddexp(columns.n_targets.log() - of_targets, columns.n_samples.log() - of_samples)
@@ -121,12 +121,12 @@ def _targets(scores: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
 
 def _mean_of_negatives(per_item: Tensor, columns: Columns, is_target: Tensor) -> Tensor:
     r""":math:`\frac{1}{N} \sum_j n_j x_j` of every lane; its target is a negative once less than it is there."""
-    n_all = columns.n_targets + columns.n_samples
+    n_all = columns.n_all
     return (per_item * (n_all - is_target.to(n_all.dtype))).sum(dim=1) / (n_all.sum() - 1)
 
 
 def _log_softmax_of_negatives(scores: Tensor, columns: Columns, is_target: Tensor) -> Tensor:
     r""":math:`\ln n_j s_j`; minus infinity where an item is no negative."""
-    n_all = columns.n_targets + columns.n_samples
+    n_all = columns.n_all
     log_n = torch.where(is_target, (n_all - 1).log(), n_all.log())
     return F.log_softmax(scores + log_n, dim=1)
