@@ -26,7 +26,7 @@ CPU_OPTIONS = {
 
 def _kept_guards(guards: Sequence[Any]) -> list[bool]:
     """Which guards PyTorch keeps, of what it looks at before every step: not those of modules, and not those of hooks
-    and other attributes that an object does not have. None of that changes within a run, and it took 7 % of a step.
+    and other attributes that an object does not have. None of that changes within a run, and it took 2 % of a step.
     """
     absences = ("NOT_PRESENT_IN_GENERIC_DICT", "EMPTY_NN_MODULE_HOOKS_DICT")
     return [not guard.is_global and guard.guard_type not in absences for guard in guards]
