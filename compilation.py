@@ -1,8 +1,9 @@
-"""The training step as one compiled program, where PyTorch can make one that computes the same."""
+"""Faster training steps: compiled to one program, captured in a CUDA graph; where that computes the same."""
 
 import itertools
 import warnings
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,63 +40,75 @@ OPTIONS = {
 
 
 def choose_step(mode: str, n_steps: int, device: torch.device) -> TrainingStep:
-    """:func:`training.training_step`, or the same step compiled.
+    """:func:`training.training_step`, or a faster way to take the same step.
 
     Args:
-        mode: one of ``MODES``; "auto" compiles on a CPU where the run is long enough.
+        mode: one of ``MODES``. "on" compiles the step, and "auto" does where the run is long enough; on CUDA, both then
+            capture it in a CUDA graph.
         n_steps: about how many steps the run has.
     """
-    if mode == "off" or (mode == "auto" and (device.type != "cpu" or n_steps < WORTH_IT)):
+    if mode == "off":
         return training_step
-    return CompiledStep()
+    step = CompiledStep() if mode == "on" or n_steps >= WORTH_IT else training_step
+    return GraphedStep(step) if device.type == "cuda" else step
 
 
-class CompiledStep:
-    """:func:`training.training_step`, compiled when it is first called.
+class FasterStep(ABC):
+    """A faster way to take a step, made when it is first called.
 
-    Where that fails, or where the first steps do not compute what they do without, it says so and goes on without.
-    Not compiled are steps of fewer than B lanes, of which an epoch has a few at its end, and those with a single row,
-    for which PyTorch would compile once more.
+    Where that fails, or where its first steps do not compute what the reference does, it says so and the reference
+    takes over. So it does, without a word, for steps of fewer than B lanes, of which an epoch has a few at its end.
+
+    Args:
+        reference: what it must compute the same as.
     """
 
-    def __init__(self) -> None:
+    name: str
+
+    def __init__(self, reference: TrainingStep) -> None:
+        self.reference = reference
         self.step: TrainingStep | None = None
         self.n_checked = 0
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         """As :func:`training.training_step`, whose arguments it takes."""
-        *_, batch, hidden, batch_size = arguments
-        n_rows = min(len(batch.input_rows), len(batch.scored_rows))
-        if self.step is training_step or hidden.shape[1] < batch_size or n_rows < 2:
-            return training_step(*arguments)
+        if self.step is self.reference or not self._fits(*arguments):
+            return self.reference(*arguments)
         if self.n_checked == CHECKED_STEPS:
             return self.step(*arguments)
-        if self.n_checked == 0:
-            print("compiling the training step (--compile off does without)", flush=True)
         self.n_checked += 1
+        *others, hidden, batch_size = arguments
+        arguments = (*others, hidden.clone(), batch_size)  # a graph overwrites the state that it gave last
         try:
-            self.step = self.step or _compiled(hidden.device)
+            self.step = self.step or self._make(*arguments)
             return self._checked_step(*arguments)
         except Exception as error:  # there are many ways to fail, with or without a compiler
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-            warn(f"the compiled training step does not work here, so training goes on without, slower: {reason}")
-            self.step = training_step
-            return training_step(*arguments)
+            warn(f"{self.name} does not work here, so training goes on without, slower: {reason}")
+            self.step = self.reference
+            return self.reference(*arguments)
+
+    def _fits(self, *arguments: Any) -> bool:
+        """Whether it can take the step of these arguments."""
+        *_, hidden, batch_size = arguments
+        return hidden.shape[1] == batch_size
+
+    @abstractmethod
+    def _make(self, *arguments: Any) -> TrainingStep:
+        """The faster step; may raise whatever it likes."""
 
     def _checked_step(self, *arguments: Any) -> tuple[Tensor, Tensor]:
-        """A step both ways from the same state, which is left as the compiled one makes it.
+        """A step both ways from the same state, which is left as the faster one makes it.
 
         Raises:
             ArithmeticError: they differ by more than rounding does. The state is as before then, as after any failure.
         """
-        model, optimizer, _, batch, hidden, _ = arguments
+        model, optimizer, *_, hidden, _ = arguments
         state = [*model.parameters(), optimizer.step_number, *itertools.chain(*optimizer.state.values())]
         before, random_state = _copies(state), _random_state(hidden.device)
-        expected = _copies([*training_step(*arguments), *state])
+        expected = _copies([*self.reference(*arguments), *state])
         _put(state, before)
         _set_random_state(random_state, hidden.device)
-        for tensor in (batch.input_rows, batch.scored_rows, batch.columns.n_targets, batch.columns.n_samples):
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PyTorch's, about its own affairs
@@ -109,6 +122,95 @@ class CompiledStep:
             _set_random_state(random_state, hidden.device)
             raise
         return result
+
+
+class CompiledStep(FasterStep):
+    """:func:`training.training_step` as one compiled program.
+
+    Not compiled are steps with a single row either, for which PyTorch would compile once more.
+    """
+
+    name = "the compiled training step"
+
+    def __init__(self) -> None:
+        super().__init__(training_step)
+
+    def _fits(self, *arguments: Any) -> bool:
+        *_, batch, _, _ = arguments
+        return super()._fits(*arguments) and min(len(batch.input_rows), len(batch.scored_rows)) > 1
+
+    def _make(self, *arguments: Any) -> TrainingStep:
+        print("compiling the training step (--compile off does without)", flush=True)
+        *_, hidden, _ = arguments
+        return _compiled(hidden.device)
+
+    def _checked_step(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *_, batch, _, _ = arguments
+        if batch.packed is None:
+            for tensor in (batch.input_rows, batch.scored_rows, batch.columns.n_targets, batch.columns.n_samples):
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return super()._checked_step(*arguments)
+
+
+class GraphedStep(FasterStep):
+    """A training step captured in a CUDA graph: the host starts all kernels of a step by one call.
+
+    Args:
+        reference: what is captured, after it has run for some steps and compiled what it wants to.
+    """
+
+    name = "the CUDA graph of the training step"
+
+    def __init__(self, reference: TrainingStep) -> None:
+        super().__init__(reference)
+        self.n_warm_up = CHECKED_STEPS + 1
+
+    def _fits(self, *arguments: Any) -> bool:
+        if not super()._fits(*arguments):
+            return False
+        self.n_warm_up = max(self.n_warm_up - 1, 0)
+        return self.n_warm_up == 0
+
+    def _make(self, *arguments: Any) -> TrainingStep:
+        return _Graph(self.reference, *arguments)
+
+
+class _Graph:
+    """One step in a graph, which reads its mini-batch and hidden state from buffers and leaves its results in others.
+
+    Args:
+        step: the step.
+        arguments: of it. Model, optimizer and loss stay those of all steps.
+    """
+
+    def __init__(self, step: TrainingStep, *arguments: Any):
+        *parts, batch, hidden, batch_size = arguments
+        self.parts, self.packed, self.hidden = parts, batch.packed.clone(), hidden.clone()
+        batch = batch.moved_to(self.packed)
+
+        def run() -> Tensor:
+            loss, hidden = step(*parts, batch, self.hidden, batch_size)
+            self.hidden.copy_(hidden)
+            return loss
+
+        self.replay, self.loss = captured(run, hidden.device)
+
+    def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *parts, batch, hidden, _ = arguments
+        assert all(ours is theirs for ours, theirs in zip(self.parts, parts, strict=True)), "a graph has its own model"
+        self.packed.copy_(batch.packed)
+        if hidden.data_ptr() != self.hidden.data_ptr():
+            self.hidden.copy_(hidden)
+        self.replay()
+        return self.loss.clone(), self.hidden
+
+
+def captured(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
+    """A function that does on the device what ``run`` does, and the tensor that has the result of ``run`` then."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.device(device), torch.cuda.graph(graph):
+        result = run()
+    return graph.replay, result
 
 
 def _compiled(device: torch.device) -> TrainingStep:

@@ -15,19 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minibatch import MiniBatch
+
 
 class Rows(NamedTuple):
     """Copies of some rows of an item table.
 
     Attributes:
         table: name of the parameter that they are from.
-        index: ``[R]`` int64, which rows, each once.
+        index: ``[R]`` int64, which rows.
         values: ``[R, ...]`` their values, a leaf of the autograd graph.
+        stand_in: ``[R]`` int64, where rows are there several times: which of these stands for each, and has the
+            gradient of all of them; None where each is there once.
     """
 
     table: str
     index: Tensor
     values: Tensor
+    stand_in: Tensor | None = None
 
 
 class GRUCell(nn.Module):
@@ -173,16 +178,14 @@ class GRU4Rec(nn.Module):
         return self.output_bias.new_zeros(self.num_layers, n_lanes, self.hidden_size)
 
     @torch.no_grad()
-    def look_up(self, input_rows: Tensor, scored_rows: Tensor) -> list[Rows]:
-        """Copies of all table rows of a training step, for :meth:`forward` and then for the optimizer.
-
-        Args: as in :class:`dataset.MiniBatch`.
-        """
-        output_rows = input_rows if self.shared else scored_rows
-        indices = {"output_embedding": output_rows, "output_bias": scored_rows, self.input_table: input_rows}
+    def look_up(self, batch: MiniBatch) -> list[Rows]:
+        """Copies of all table rows of a training step, for :meth:`forward` and then for the optimizer."""
+        inputs = batch.input_rows, batch.input_stand_in
+        scored = batch.scored_rows, batch.scored_stand_in
+        rows = {"output_embedding": inputs if self.shared else scored, "output_bias": scored, self.input_table: inputs}
         return [
-            Rows(name, index, getattr(self, name).index_select(0, index).requires_grad_())
-            for name, index in indices.items()
+            Rows(name, index, getattr(self, name).index_select(0, index).requires_grad_(), stand_in)
+            for name, (index, stand_in) in rows.items()
         ]
 
     def forward(self, rows: list[Rows], input_place: Tensor, hidden: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,12 +195,12 @@ class GRU4Rec(nn.Module):
             rows: what :meth:`look_up` gave.
             input_place: ``[b]`` int64, where among the input rows each lane's current item is.
             hidden: ``[L, b, H]`` the hidden state that the lanes carry.
-            starts: ``[b]`` bool, lanes that begin a session: they start from a zero state.
+            starts: ``[b]``, true or 1 for lanes that begin a session: they start from a zero state.
 
         Returns:
             Scores ``[b, C]`` of the C output rows, and the next hidden state ``[L, b, H]``.
         """
-        values = {table: row_values for table, _, row_values in rows}
+        values = {table: row_values for table, _, row_values, _ in rows}
         hidden = self.advance(values[self.input_table].index_select(0, input_place), hidden, starts)
         output_rows, bias = values["output_embedding"], values["output_bias"]
         bias = F.pad(bias, (len(output_rows) - len(bias), 0))  # items that are inputs alone come first
@@ -205,7 +208,7 @@ class GRU4Rec(nn.Module):
 
     def advance(self, input_rows: Tensor, hidden: Tensor, starts: Tensor) -> Tensor:
         """Feed a click to every lane: ``input_rows`` of the input table [b, ...] to the next hidden state [L, b, H]."""
-        hidden = hidden.masked_fill(starts[:, None], 0)
+        hidden = hidden.masked_fill(starts[:, None].bool(), 0)
         x = self._drop_input(input_rows)
         projections = list(self.projections)
         if self.one_hot:

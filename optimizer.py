@@ -151,15 +151,17 @@ class Optimizer:
         """One update.
 
         Args:
-            rows: the table rows that took part, each once, with the values they still have; they get the new ones.
+            rows: the table rows that took part, with the values they still have; they get the new ones.
             row_grads: the gradient of the values of each of ``rows``.
             network_grads: the gradient of each network parameter, in the order of ``network``.
         """
         self.step_number += 1
         for (name, weight), grad in zip(self.network.items(), network_grads, strict=True):
             self._apply(weight, grad, self.state[name])
-        for (name, index, values), grad in zip(rows, row_grads, strict=True):
+        for (name, index, values, stand_in), grad in zip(rows, row_grads, strict=True):
             state = self.state[name]
+            if stand_in is not None:
+                grad = grad.index_select(0, stand_in)  # so that all copies of a row become the same
             row_values, row_state = values.detach(), tuple(tensor.index_select(0, index) for tensor in state)
             self._apply(row_values, grad, row_state)
             self.tables[name].index_copy_(0, index, row_values)

@@ -4,17 +4,19 @@ import ctypes
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import Block, MiniBatch, MiniBatchMaker, NegativeSampler, SessionParallelBatches
+from dataset import Block, NegativeSampler, SessionParallelBatches
 from lossfunction import LossFunction
+from minibatch import MiniBatch, MiniBatchMaker
 from model import GRU4Rec
 from optimizer import Optimizer
 
@@ -85,10 +87,10 @@ def training_step(
     Returns:
         The step's loss, and the next hidden state ``[L, b, H]``.
     """
-    rows = model.look_up(batch.input_rows, batch.scored_rows)
+    rows = model.look_up(batch)
     scores, hidden = model(rows, batch.input_place, hidden, batch.starts)
     loss = loss_function(scores, batch.columns).sum() / batch_size
-    gradients = torch.autograd.grad(loss, [values for _, _, values in rows] + list(optimizer.network.values()))
+    gradients = torch.autograd.grad(loss, [values for _, _, values, _ in rows] + list(optimizer.network.values()))
     optimizer.step(rows, gradients[: len(rows)], gradients[len(rows) :])
     return loss.detach(), hidden.detach()
 
@@ -106,7 +108,7 @@ def train_epoch(
 ) -> None:
     """Train on every transition of the sessions once, or on those that ``progress`` has not seen yet.
 
-    The host waits for the device once a block, to look at its losses and to find the rows of the next one.
+    The host waits for the device once a block, to look at its losses.
 
     Args:
         progress: where the epoch stands; updated as it goes on.
@@ -120,21 +122,29 @@ def train_epoch(
     if progress.hidden is None:
         progress.hidden = model.initial_hidden(batch_size)
     device = progress.hidden.device
-    maker = MiniBatchMaker(len(model.output_bias), model.shared, device)
+    maker = MiniBatchMaker(len(model.output_bias), model.shared, device, repeated=device.type == "cuda")
+
+    def prepared() -> Iterator[tuple[Block, Iterator[MiniBatch]]]:
+        for block in batches.blocks(progress.step):
+            negatives = sampler.draw(len(block), progress.epoch, block.first_step)
+            mini_batches = maker.mini_batches(block.to(device), negatives)
+            yield block, islice(mini_batches, max(progress.step - block.first_step, 0), None)
+
     ledger = _Ledger(progress, batch_size, bar)
-    for block in batches.blocks(progress.step):
-        negatives = sampler.draw(len(block), progress.epoch, block.first_step)
-        mini_batches = maker.mini_batches(block.to(device), negatives)
-        losses = []  # of the steps that are not accounted for yet; they stay on the device
-        for k in range(progress.step - block.first_step, len(block)):
-            batch = mini_batches[k]
+    losses = []  # of the steps that are not accounted for yet; they stay on the device
+    blocks = prepared()
+    current = next(blocks, None)
+    while current is not None:
+        block, mini_batches = current
+        for batch in mini_batches:
             loss, hidden = step(model, optimizer, loss_function, batch, progress.hidden[:, batch.lanes], batch_size)
             losses.append(loss)
             all_live = hidden.shape[1] == batch_size
             progress.hidden = hidden if all_live else progress.hidden.index_copy(1, batch.lanes, hidden)
-            if keeper is not None and keeper.is_due(block.first_step + k + 1):
+            if keeper is not None and keeper.is_due(progress.step + len(losses)):
                 ledger.settle(block, losses)
                 keeper.keep(progress)
+        current = next(blocks, None)  # while a GPU still works on this block
         ledger.settle(block, losses)
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from clickfile import Clicks, write_click_files
 from dataset import ItemIndex, Sessions, encode_sessions
+from minibatch import MiniBatchMaker
 from preprocessing import TRAIN_ONLY, VALID, split
 from synthetic import synthetic_clicks
 
@@ -37,6 +39,25 @@ def without_matplotlib(monkeypatch):
     """As in ENVIRONMENT: a picture takes longer than an epoch of the tests. test_plot.py has it otherwise."""
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Train on the CPU as on a GPU: with repeated rows, and with graphs, of which Python starts every kernel."""
+
+    def captured(run, device):
+        result = torch.zeros(())
+
+        def replay():
+            result.copy_(run())
+
+        return replay, result
+
+    def maker(n_items, shared, device, repeated):
+        return MiniBatchMaker(n_items, shared, device, repeated=True)
+
+    monkeypatch.setattr("compilation.captured", captured)
+    monkeypatch.setattr("training.MiniBatchMaker", maker)
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
-from compilation import CHECKED_STEPS, OPTIONS, WORTH_IT, CompiledStep, choose_step
-from dataset import Block, MiniBatchMaker
-from lossfunction import make_loss_function
+from compilation import CHECKED_STEPS, OPTIONS, WORTH_IT, CompiledStep, GraphedStep, choose_step
+from dataset import Block
+from lossfunction import LOSSES, make_loss_function
+from minibatch import MiniBatchMaker
 from model import GRU4Rec
 from optimizer import Optimizer, adagrad
 from training import training_step
@@ -16,21 +17,23 @@ CPU = torch.device("cpu")
 N_ITEMS, N_LANES, N_SAMPLE = 300, 8, 64
 
 
-def make_parts(loss, lr=0.1, momentum=0.3, weight_decay=0.0, bpreg=0.7, **settings):
+def make_parts(loss, lr=0.1, momentum=0.3, weight_decay=0.0, bpreg=0.7, device=CPU, **settings):
     torch.manual_seed(0)
-    model = GRU4Rec(N_ITEMS, hidden_size=12, **settings).train()
+    model = GRU4Rec(N_ITEMS, hidden_size=12, **settings).train().to(device)
     optimizer = Optimizer(model.network_parameters(), model.item_tables(), adagrad(lr, momentum), weight_decay)
-    return model, optimizer, make_loss_function(loss, bpreg, 1.0, 0.5, torch.arange(1, N_ITEMS + 1))
+    support = torch.arange(1, N_ITEMS + 1, device=device)
+    return model, optimizer, make_loss_function(loss, bpreg, 1.0, 0.5, support)
 
 
-def random_mini_batches(n_steps, shared):
+def random_mini_batches(n_steps, shared, repeated=False, device=CPU):
     generator = torch.Generator().manual_seed(1)
     clicks = torch.randint(N_ITEMS, (2, n_steps, N_LANES), generator=generator)
     starts = (torch.rand(n_steps, N_LANES, generator=generator) < 0.2).long()
     lanes = torch.arange(N_LANES).expand(n_steps, -1)
     block = Block(0, [N_LANES] * n_steps, torch.cat((clicks, torch.stack((starts, lanes)))))
     negatives = torch.randint(N_ITEMS, (n_steps, N_SAMPLE), generator=generator)
-    return MiniBatchMaker(N_ITEMS, shared, CPU).mini_batches(block, negatives)
+    maker = MiniBatchMaker(N_ITEMS, shared, device, repeated)
+    return list(maker.mini_batches(block.to(device), negatives.to(device)))
 
 
 def run(step, parts, mini_batches):
@@ -141,9 +144,89 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(capsys, monkeypatc
     assert capsys.readouterr().err.count("goes on without, slower") == 1
 
 
-def test_auto_compiles_long_runs_on_a_cpu():
+def test_auto_compiles_long_runs():
     assert choose_step("auto", WORTH_IT - 1, CPU) is training_step
     assert choose_step("off", 10 * WORTH_IT, CPU) is training_step
-    assert choose_step("auto", 10 * WORTH_IT, torch.device("cuda")) is training_step
     assert isinstance(choose_step("auto", WORTH_IT, CPU), CompiledStep)
     assert isinstance(choose_step("on", 1, CPU), CompiledStep)
+
+
+def test_on_cuda_every_step_but_the_plain_one_is_captured():
+    cuda = torch.device("cuda")
+    assert choose_step("off", 10 * WORTH_IT, cuda) is training_step
+    for mode, n_steps, is_compiled in (("auto", WORTH_IT - 1, False), ("auto", WORTH_IT, True), ("on", 1, True)):
+        step = choose_step(mode, n_steps, cuda)
+        assert isinstance(step, GraphedStep)
+        assert isinstance(step.reference, CompiledStep) == is_compiled
+
+
+GRAPHED = [
+    ("CrossEntropy", {"constrained_embedding": True, "final_act": "softmax"}, False),
+    ("BPR-max", {"num_layers": 2}, False),
+    ("BPR-max", {"constrained_embedding": True}, True),
+]
+
+
+@pytest.mark.parametrize(("loss", "settings", "is_compiled"), GRAPHED)
+def test_graphed_steps_compute_the_same(loss, settings, is_compiled, as_on_a_gpu, capsys):
+    """All but the CUDA graph itself, on the CPU: what is copied into its buffers, and what comes out of them."""
+    plain, graphed = (make_parts(loss, dropout_input=0.2, dropout_hidden=0.3, **settings) for _ in range(2))
+    mini_batches = random_mini_batches(30, plain[0].shared, repeated=True)
+    expected = run(training_step, plain, mini_batches)
+    step = GraphedStep(CompiledStep() if is_compiled else training_step)
+    tolerance = 1e-4 if is_compiled else 0
+    assert run(step, graphed, mini_batches) == pytest.approx(expected, rel=tolerance)
+    assert step.step is not step.reference
+    assert capsys.readouterr().err == ""
+    for ours, theirs in zip(plain[0].parameters(), graphed[0].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("broken", ["fails", "computes something else", "leaves the hidden state as it is"])
+def test_a_graph_that_does_not_work_is_replaced(broken, as_on_a_gpu, capsys, monkeypatch):
+    plain, parts = (make_parts("BPR-max", dropout_hidden=0.3) for _ in range(2))
+    mini_batches = random_mini_batches(CHECKED_STEPS * 3, plain[0].shared, repeated=True)
+    expected = run(training_step, plain, mini_batches)
+    counter = itertools.count()
+
+    def captured(run, device):
+        loss = torch.zeros(())
+
+        def replay():
+            if broken == "fails" and next(counter) == 1:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            loss.copy_(run())
+            with torch.no_grad():
+                if broken == "computes something else" and next(counter) == 1:
+                    parts[0].output_bias[mini_batches[0].scored_rows[0]] += 1
+
+        return replay, loss
+
+    def without_hidden(graph, *arguments):
+        graph.replay()
+        return graph.loss.clone(), arguments[-2]
+
+    monkeypatch.setattr("compilation.captured", captured)
+    if broken == "leaves the hidden state as it is":
+        monkeypatch.setattr("compilation._Graph.__call__", without_hidden)
+    step = GraphedStep(training_step)
+    assert run(step, parts, mini_batches) == expected
+    assert capsys.readouterr().err.count("goes on without, slower") == 1
+    for ours, theirs in zip(plain[0].parameters(), parts[0].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_cuda_graph_computes_what_plain_steps_do_for_a_thousand_steps(loss, is_compiled, capsys):
+    cuda, settings = torch.device("cuda"), {"constrained_embedding": True, "dropout_input": 0.2, "dropout_hidden": 0.3}
+    plain, graphed = (make_parts(loss, device=cuda, **settings) for _ in range(2))
+    mini_batches = random_mini_batches(1000, shared=True, repeated=True, device=cuda)
+    expected = run(training_step, plain, mini_batches)
+    step = GraphedStep(CompiledStep() if is_compiled else training_step)
+    assert run(step, graphed, mini_batches) == pytest.approx(expected, rel=1e-3)
+    assert step.step is not step.reference
+    assert capsys.readouterr().err == ""
+    for ours, theirs in zip(plain[0].parameters(), graphed[0].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3)

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from clickfile import Clicks
 from dataset import (
     ItemIndex,
-    MiniBatchMaker,
     NegativeSampler,
     SessionParallelBatches,
     alias_table,
@@ -233,42 +232,3 @@ def test_sessions_of_large_ids_are_kept_apart():
     sessions, _ = encode_sessions(clicks, ItemIndex.of(clicks))
     assert sessions.items.tolist() == [0, 1, 2, 0]
     assert sessions.offsets.tolist() == [0, 2, 4]
-
-
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("n_sample", [0, 5])
-def test_mini_batches_hold_the_clicks_and_negatives_and_every_row_once(shared, n_sample):
-    rng = np.random.default_rng(3)
-    sessions, _ = make_sessions([rng.integers(0, 9, rng.integers(2, 30)).tolist() for _ in range(20)])
-    maker = MiniBatchMaker(9, shared, torch.device("cpu"))
-    for block in SessionParallelBatches(sessions, 6, min_alive=1 if n_sample else 2, block_steps=40):
-        negatives = torch.from_numpy(rng.integers(0, 9, (len(block), n_sample)))
-        mini_batches = maker.mini_batches(block, negatives)
-        assert len(mini_batches) == len(block)
-        for k, batch in enumerate(mini_batches):
-            inputs, targets, starts, lanes = block.step(k)
-            assert batch.input_rows[batch.input_place].tolist() == inputs.tolist()
-            assert batch.columns.items[batch.columns.target].tolist() == targets.tolist()
-            for counts, items in ((batch.columns.n_targets, targets), (batch.columns.n_samples, negatives[k])):
-                assert torch.equal(counts, (batch.columns.items[:, None] == items).sum(dim=1).float())
-            assert batch.starts.tolist() == starts.tolist()
-            assert batch.lanes == lanes if isinstance(lanes, slice) else batch.lanes.tolist() == lanes.tolist()
-            for rows in (batch.input_rows, batch.scored_rows):
-                assert len(set(rows.tolist())) == len(rows)
-            scored = set(targets.tolist()) | set(negatives[k].tolist())
-            assert set(batch.scored_rows.tolist()) == scored
-            if shared:
-                assert batch.columns.items is batch.input_rows
-                only_input, last = batch.input_rows.split((len(batch.input_rows) - len(scored), len(scored)))
-                assert torch.equal(last, batch.scored_rows)
-                assert set(only_input.tolist()) == set(inputs.tolist()) - scored
-            else:
-                assert batch.columns.items is batch.scored_rows
-                assert set(batch.input_rows.tolist()) == set(inputs.tolist())
-
-
-def test_a_mini_batch_without_negatives_is_refused():
-    sessions, _ = make_sessions([[1, 2, 3]])
-    (block,) = SessionParallelBatches(sessions, 1)
-    with pytest.raises(ValueError, match="negative"):
-        MiniBatchMaker(4, False, CPU).mini_batches(block, torch.empty(len(block), 0, dtype=torch.int64))

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from clickfile import Clicks
-from compilation import choose_step
+from compilation import GraphedStep, choose_step
 from dataset import ItemIndex, SessionParallelBatches, encode_sessions
 from evaluation import evaluate
 from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, adagrad
-from training import EpochProgress, TrainingStep, train_epoch
+from training import EpochProgress, TrainingStep, train_epoch, training_step
 
 GOLDEN = Path(__file__).parent / "golden"
 ARRAYS = np.load(GOLDEN / "authors_pytorch_golden.npz")
@@ -90,6 +90,18 @@ WAYS = [pytest.param(case, "off", id=case) for case in CASES] + [
 
 @pytest.mark.parametrize(("case", "compilation"), WAYS)
 def test_golden_run(case, compilation, capsys):
+    train_golden_run(case, choose_step(compilation, n_steps=0, device=torch.device("cpu")))
+    assert capsys.readouterr().err == ""  # where compilation fails, it says so
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_golden_run_as_on_a_gpu(case, as_on_a_gpu, capsys):
+    train_golden_run(case, GraphedStep(training_step))
+    assert capsys.readouterr().err == ""
+
+
+def train_golden_run(case: str, step: TrainingStep) -> None:
+    """Train as the authors' code did, and compare all that it recorded."""
     p = CASES[case]["params"]
     clicks = golden_clicks("train")
     index = ItemIndex.of(clicks)
@@ -117,14 +129,13 @@ def test_golden_run(case, compilation, capsys):
         support=support,
     )
     batches = SessionParallelBatches(sessions, p["batch_size"], min_alive=1 if p["n_sample"] else 2, block_steps=7)
-    recorder = Recorder(case, p["batch_size"], choose_step(compilation, n_steps=0, device=torch.device("cpu")))
+    recorder = Recorder(case, p["batch_size"], step)
     for epoch in range(p["n_epochs"]):
         for block in batches:
             for inputs, targets, _, _ in map(block.step, range(len(block))):
                 recorder.check_batch(inputs, targets)
         progress = EpochProgress(epoch)
         train_epoch(model, optimizer, loss_function, batches, recorder, progress, step=recorder.training_step)
-    assert capsys.readouterr().err == ""  # where compilation fails, it says so
     np.testing.assert_allclose(recorder.losses, ARRAYS[f"{case}/losses"], rtol=0, atol=1e-5)
     for name, weight in golden_weights(case, "final").items():
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=1e-4)

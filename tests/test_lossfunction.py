@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import lossfunction
-from dataset import Columns
+from minibatch import Columns
 
 
 def sigmoid(x):

@@ -8,9 +8,10 @@ import torch
 from conftest import make_sessions
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dataset import Block, Columns, MiniBatchMaker, NegativeSampler, SessionParallelBatches
+from dataset import Block, NegativeSampler, SessionParallelBatches
 from evaluation import evaluate
 from lossfunction import LOSSES, make_loss_function
+from minibatch import Columns, MiniBatchMaker
 from model import GRU4Rec
 from optimizer import OPTIMIZERS, Optimizer, adagrad, make_rule
 from training import Diverged, EpochProgress, train_epoch, training_step
@@ -99,13 +100,14 @@ class LargestNewTensor(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("loss", "rule"), [*((loss, "Adagrad") for loss in LOSSES), *(("TOP1", r) for r in OPTIMIZERS)]
 )
-def test_nothing_in_a_step_is_as_large_as_the_number_of_items(loss, rule, mode):
+@pytest.mark.parametrize("repeated", [False, True], ids=["distinct", "repeated"])
+def test_nothing_in_a_step_is_as_large_as_the_number_of_items(repeated, loss, rule, mode):
     n_items = 50_000
     model = GRU4Rec(n_items, hidden_size=8, dropout_input=0.1, dropout_hidden=0.1, final_act="softmax", **mode)
     optimizer = Optimizer(model.network_parameters(), model.item_tables(), make_rule(rule, 0.1, 0.1, 1e-6), 0.1)
     loss_function = make_loss_function(loss, 1.0, 1.0, 0.5, torch.ones(n_items))
     states = [tensor for state in optimizer.state.values() for tensor in state]
-    maker = MiniBatchMaker(n_items, model.shared, CPU)
+    maker = MiniBatchMaker(n_items, model.shared, CPU, repeated)
     block, negatives = block_of(torch.randint(n_items, (2, 1, 4))), torch.randint(n_items, (1, 16))
     with LargestNewTensor([*model.parameters(), maker.place_of, *states]) as seen:
         (batch,) = maker.mini_batches(block, negatives)
@@ -146,6 +148,26 @@ def test_an_epoch_goes_on_from_any_step_as_if_it_had_not_stopped(mode):
         train_epoch(*rest, kept)
         assert (kept.step, kept.n_clicks, kept.total_loss) == (progress.step, progress.n_clicks, progress.total_loss)
         assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), rest[0].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
+@pytest.mark.parametrize(("loss", "rule"), [*((loss, "Adagrad") for loss in LOSSES), ("TOP1", "Adam")])
+def test_repeated_rows_train_as_distinct_ones(loss, rule, mode, monkeypatch):
+    """Of twelve items in mini-batches of four lanes and nine negatives, most are there several times."""
+    sessions, _ = make_sessions(cycles(60))
+
+    def trained(repeated):
+        model, _, loss_function, batches, sampler = make_training(sessions, 12, loss=loss, n_sample=9, mode=mode)
+        monkeypatch.setattr("training.MiniBatchMaker", lambda *others, **_: MiniBatchMaker(*others, repeated))
+        rule_of_optimizer = make_rule(rule, 0.05, 0.2, 1e-6)
+        optimizer = Optimizer(model.network_parameters(), model.item_tables(), rule_of_optimizer, weight_decay=0.01)
+        progress = run_epoch((model, optimizer, loss_function, batches, sampler))
+        return progress.loss, [*model.parameters(), *(tensor for state in optimizer.state.values() for tensor in state)]
+
+    (loss_of_distinct, distinct), (loss_of_repeated, repeated) = trained(False), trained(True)
+    assert loss_of_repeated == pytest.approx(loss_of_distinct, rel=1e-5)
+    for ours, theirs in zip(repeated, distinct, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_hidden_state_carries_no_graph():

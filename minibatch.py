@@ -1,0 +1,205 @@
+"""Mini-batches: clicks and negatives of a step, with the rows of the item tables that they take.
+
+An item may be there several times, as an input, a target, a negative. It is a row of the tables once, and the losses
+count it. There are two ways to list rows:
+
+- *Distinct*, for a CPU: each once, so that nothing is looked up, scored and updated twice. How many there are differs
+  from step to step, and the host must know.
+- *Repeated*, for a GPU: item by item as they come, always equally many, and nothing waits for the host. One occurrence
+  of an item, its last, stands for all of them; the others are counted 0, and get the gradient of that one, so that they
+  write the same new values to the same row.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain, groupby
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dataset import Block
+
+
+class Columns(NamedTuple):
+    """The items that a mini-batch scores, each of them counted in one column, however often it is there.
+
+    Attributes:
+        items: ``[C]`` int64 item indices.
+        target: ``[b]`` int64, the column of each lane's target.
+        n_targets: ``[C]`` float32 or int64, how many of the lanes' targets each item is.
+        n_samples: ``[C]`` likewise, how many of the additional negatives it is.
+    """
+
+    items: Tensor
+    target: Tensor
+    n_targets: Tensor
+    n_samples: Tensor
+
+    @property
+    def n_all(self) -> Tensor:
+        """``[C]``, how often each item is there."""
+        return self.n_targets + self.n_samples
+
+
+class MiniBatch(NamedTuple):
+    """All that one training step needs to know.
+
+    Attributes:
+        input_rows: ``[R]`` int64, the rows of the input table that the lanes' current items take.
+        input_place: ``[b]`` int64, which of them is each lane's.
+        scored_rows: ``[S]`` int64, the targets and negatives: the rows of the output bias. Where inputs are looked up
+            in the output table, ``input_rows`` end with them.
+        columns: the columns of the scores: ``scored_rows``, or all ``input_rows`` where these are of the output table;
+            an item that is an input alone is scored, too, because that costs less than to leave it out, and counted 0.
+        starts: ``[b]``, true or 1 for lanes that begin a session.
+        lanes: which of all lanes these are, see :class:`dataset.Step`.
+        input_stand_in: ``[R]`` int64, which of ``input_rows`` stands for each of them; None where rows are distinct.
+        scored_stand_in: ``[S]`` int64, the same of ``scored_rows``.
+        packed: ``[P]`` int64, what all tensors of repeated rows are views of; None where rows are distinct.
+    """
+
+    input_rows: Tensor
+    input_place: Tensor
+    scored_rows: Tensor
+    columns: Columns
+    starts: Tensor
+    lanes: Tensor | slice
+    input_stand_in: Tensor | None = None
+    scored_stand_in: Tensor | None = None
+    packed: Tensor | None = None
+
+    def moved_to(self, packed: Tensor) -> "MiniBatch":
+        """The mini-batch that ``packed`` holds, which is laid out as this one's."""
+        b, n_scored = len(self.starts), len(self.scored_rows)
+        return unpack(packed, b, n_scored, shared=len(self.input_rows) == b + n_scored, lanes=self.lanes)
+
+
+def unpack(packed: Tensor, b: int, n_scored: int, shared: bool, lanes: Tensor | slice) -> MiniBatch:
+    """The mini-batch of b lanes and S scored items that :meth:`MiniBatchMaker.mini_batches` packed in a row.
+
+    Args:
+        shared: inputs are looked up in the output table.
+    """
+    n_inputs = b + n_scored if shared else b
+    n_columns = max(n_inputs, n_scored)
+    sizes = (b + n_scored, n_inputs, n_scored, n_columns, n_columns, b)
+    items, input_stand_in, scored_stand_in, n_targets, n_samples, starts = packed.split(sizes)
+    input_rows, scored_rows = items[:n_inputs], items[b:]
+    if shared:
+        columns = Columns(input_rows, input_stand_in[b : 2 * b], n_targets, n_samples)
+    else:
+        columns = Columns(scored_rows, scored_stand_in[:b], n_targets, n_samples)
+    stand_ins = input_stand_in, scored_stand_in
+    return MiniBatch(input_rows, input_stand_in[:b], scored_rows, columns, starts, lanes, *stand_ins, packed)
+
+
+class MiniBatchMaker:
+    """Joins clicks and negatives to mini-batches.
+
+    Args:
+        n_items: number of items.
+        shared: inputs are looked up in the output table.
+        device: where the blocks are.
+        repeated: list rows with repeats.
+    """
+
+    CHUNK = 16  # steps whose items are compared together
+
+    def __init__(self, n_items: int, shared: bool, device: torch.device, repeated: bool = False):
+        self.shared, self.repeated = shared, repeated
+        self.place_of = torch.empty(self.CHUNK, n_items, dtype=torch.int64, device=device)  # scratch
+
+    def mini_batches(self, block: Block, negatives: Tensor) -> Iterator[MiniBatch]:
+        """The mini-batches of a block, with ``negatives`` ``[K, n_sample]`` for its steps.
+
+        Raises:
+            ValueError: one has no negatives.
+        """
+        make = self._repeated if self.repeated else self._distinct
+        runs = []
+        for b, run in groupby(range(len(block)), key=block.alive.__getitem__):
+            if b + negatives.shape[1] < 2:
+                raise ValueError("a loss needs at least one negative: two lanes, or additional samples")
+            steps = list(run)
+            runs.append(make(block, slice(steps[0], steps[-1] + 1), b, negatives[steps[0] : steps[-1] + 1]))
+        return chain.from_iterable(runs)
+
+    def _distinct(self, block: Block, steps: slice, b: int, negatives: Tensor) -> Iterable[MiniBatch]:
+        inputs, items = block.inputs[steps, :b], torch.cat((block.targets[steps, :b], negatives), dim=1)
+        if self.shared:
+            of_all, place, n_only_input = self.look_up(torch.cat((inputs, items), dim=1), n_first=b)
+            of_inputs, input_place, place = of_all, place[:, :b], place[:, b:]
+            of_items = [rows[n:] for rows, n in zip(of_all, n_only_input, strict=True)]
+            columns = of_all
+        else:
+            of_inputs, input_place, _ = self.look_up(inputs)
+            of_items, place, _ = self.look_up(items)
+            columns = of_items
+        target, n_columns = place[:, :b], max(map(len, columns))
+        n_targets, n_samples = _counts(target, n_columns), _counts(place[:, b:], n_columns)
+
+        def mini_batch(k: int) -> MiniBatch:
+            counts = n_targets[k, : len(columns[k])], n_samples[k, : len(columns[k])]
+            _, _, starts, lanes = block.step(steps.start + k)
+            scored = Columns(columns[k], target[k], *counts)
+            return MiniBatch(of_inputs[k], input_place[k], of_items[k], scored, starts, lanes)
+
+        return [mini_batch(k) for k in range(len(columns))]
+
+    def _repeated(self, block: Block, steps: slice, b: int, negatives: Tensor) -> Iterable[MiniBatch]:
+        inputs, targets, starts = (of_block[steps, :b] for of_block in (block.inputs, block.targets, block.starts))
+        items = torch.cat((inputs, targets, negatives), dim=1)
+        n_scored = items.shape[1] - b
+        if self.shared:
+            input_stand_in = self._last_occurrences(items)
+            column_stand_in = input_stand_in[:, b:]
+            scored_stand_in = column_stand_in - b
+        else:
+            input_stand_in, scored_stand_in = self._last_occurrences(inputs), self._last_occurrences(items[:, b:])
+            column_stand_in = scored_stand_in
+        n_columns = items.shape[1] if self.shared else n_scored
+        counts = [_counts(places, n_columns) for places in (column_stand_in[:, :b], column_stand_in[:, b:])]
+        parts = (items, input_stand_in, scored_stand_in, *counts, starts)
+        packed = torch.cat([part.long() for part in parts], dim=1)
+        lanes = (block.step(k).lanes for k in range(steps.start, steps.stop))
+        return (unpack(row, b, n_scored, self.shared, of_step) for row, of_step in zip(packed, lanes, strict=True))
+
+    def look_up(self, items: Tensor, n_first: int = 0) -> tuple[list[Tensor], Tensor, list[int]]:
+        """Which rows the items ``[K, M]`` of every step take, in the order of their last occurrences.
+
+        Args:
+            n_first: ask also how many of the rows occur among a step's ``n_first`` first items only; they come first.
+
+        Returns:
+            Of every step the rows, each once; ``[K, M]`` where among them every item is, ``rows[k][place[k]]`` being
+            ``items[k]``; and what was asked.
+        """
+        places, rows, n_distinct = [], [], []
+        for chunk in items.split(self.CHUNK):
+            last = self._last_occurrences(chunk)
+            # An occurrence that is the last one stands for all of them.
+            n_so_far = (last == torch.arange(chunk.shape[1], device=chunk.device)).cumsum(dim=1)
+            places.append((n_so_far - 1).gather(1, last))
+            rows.append(torch.empty_like(chunk).scatter_(1, places[-1], chunk))
+            n_distinct.append(n_so_far[:, [n_first - 1, -1]])
+        n_only_first, n_rows = torch.cat(n_distinct).T.tolist()  # of the whole block: the host waits for it
+        rows_of_steps = [step_rows[:n] for step_rows, n in zip(torch.cat(rows), n_rows, strict=True)]
+        return rows_of_steps, torch.cat(places), n_only_first if n_first else [0] * len(items)
+
+    def _last_occurrences(self, items: Tensor) -> Tensor:
+        """``[K, M]``: for each of the items [K, M], where in its row the same item stands last.
+
+        Every item notes its position in a table, where its last occurrence stays. Nothing is sorted.
+        """
+        last = []
+        for chunk in items.split(self.CHUNK):
+            position = torch.arange(chunk.shape[1], device=chunk.device).expand_as(chunk)
+            table = self.place_of[: len(chunk)].scatter_reduce_(1, chunk, position, "amax", include_self=False)
+            last.append(table.gather(1, chunk))
+        return last[0] if len(last) == 1 else torch.cat(last)
+
+
+def _counts(places: Tensor, n_places: int) -> Tensor:
+    """How often each place occurs in each row: ``[K, M]`` int64 to ``[K, n_places]`` float32."""
+    counts = torch.zeros(len(places), n_places, device=places.device)
+    return counts.scatter_add_(1, places, torch.ones((), device=places.device).expand(places.shape))
