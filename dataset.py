@@ -207,9 +207,13 @@ class Block:
 
     def step(self, k: int) -> Step:
         """Row k."""
-        n_alive = self.alive[k]
-        lanes = slice(None) if n_alive == self.grid.shape[2] else self.lanes[k, :n_alive]
-        return Step(self.inputs[k, :n_alive], self.targets[k, :n_alive], self.starts[k, :n_alive], lanes)
+        b = self.alive[k]
+        return Step(self.inputs[k, :b], self.targets[k, :b], self.starts[k, :b], self.live_lanes(k))
+
+    def live_lanes(self, k: int) -> Tensor | slice:
+        """The lanes of row k."""
+        b = self.alive[k]
+        return slice(None) if b == self.grid.shape[2] else self.lanes[k, :b]
 
     def to(self, device: torch.device) -> "Block":
         """This block on a device; to a GPU it is one copy, from pinned memory, that nothing waits for."""

@@ -24,8 +24,7 @@ LossFunction = Callable[[Tensor, Columns], Tensor]
 def top1(scores: Tensor, columns: Columns) -> Tensor:
     r"""TOP1 ([1], "Ranking loss"): :math:`\frac{1}{N} \sum_j \sigma(r_j - r_i) + \sigma(r_j^2)`."""
     target, is_target = _targets(scores, columns)
-    per_item = torch.sigmoid(scores - target) + torch.sigmoid(scores.square())
-    return _mean_of_negatives(per_item, columns, is_target)
+    return _mean_of_negatives(_top1_of_items(scores, target), columns, is_target)
 
 
 def bpr(scores: Tensor, columns: Columns) -> Tensor:
@@ -55,8 +54,8 @@ def cross_entropy(scores: Tensor, columns: Columns, correction: tuple[Tensor, Te
 def top1_max(scores: Tensor, columns: Columns) -> Tensor:
     r"""TOP1-max ([2], "Ranking-max loss"): :math:`\sum_j s_j \left(\sigma(r_j - r_i) + \sigma(r_j^2)\right)`."""
     target, is_target = _targets(scores, columns)
-    per_item = torch.sigmoid(scores - target) + torch.sigmoid(scores.square())
-    return (_log_softmax_of_negatives(scores, columns, is_target).exp() * per_item).sum(dim=1)
+    softmax = _log_softmax_of_negatives(scores, columns, is_target).exp()
+    return (softmax * _top1_of_items(scores, target)).sum(dim=1)
 
 
 def bpr_max(scores: Tensor, columns: Columns, bpreg: float) -> Tensor:
@@ -117,6 +116,11 @@ def _targets(scores: Tensor, columns: Columns) -> tuple[Tensor, Tensor]:
     is_target = torch.arange(scores.shape[1], device=scores.device) == columns.target[:, None]
     # A masked sum, and no gather: torch.compile (2.13, CPU) loses gradients that are written into a few places.
     return torch.where(is_target, scores, 0).sum(dim=1, keepdim=True), is_target
+
+
+def _top1_of_items(scores: Tensor, target: Tensor) -> Tensor:
+    r""":math:`\sigma(r_j - r_i) + \sigma(r_j^2)` of every item."""
+    return torch.sigmoid(scores - target) + torch.sigmoid(scores.square())
 
 
 def _mean_of_negatives(per_item: Tensor, columns: Columns, is_target: Tensor) -> Tensor:

@@ -139,9 +139,9 @@ class MiniBatchMaker:
         n_targets, n_samples = _counts(target, n_columns), _counts(place[:, b:], n_columns)
 
         def mini_batch(k: int) -> MiniBatch:
-            counts = n_targets[k, : len(columns[k])], n_samples[k, : len(columns[k])]
-            _, _, starts, lanes = block.step(steps.start + k)
-            scored = Columns(columns[k], target[k], *counts)
+            n, step = len(columns[k]), steps.start + k
+            scored = Columns(columns[k], target[k], n_targets[k, :n], n_samples[k, :n])
+            starts, lanes = block.starts[step, :b], block.live_lanes(step)
             return MiniBatch(of_inputs[k], input_place[k], of_items[k], scored, starts, lanes)
 
         return [mini_batch(k) for k in range(len(columns))]
@@ -161,8 +161,7 @@ class MiniBatchMaker:
         counts = [_counts(places, n_columns) for places in (column_stand_in[:, :b], column_stand_in[:, b:])]
         parts = (items, input_stand_in, scored_stand_in, *counts, starts)
         packed = torch.cat([part.long() for part in parts], dim=1)
-        lanes = (block.step(k).lanes for k in range(steps.start, steps.stop))
-        return (unpack(row, b, n_scored, self.shared, of_step) for row, of_step in zip(packed, lanes, strict=True))
+        return (unpack(row, b, n_scored, self.shared, block.live_lanes(k)) for k, row in enumerate(packed, steps.start))
 
     def look_up(self, items: Tensor, n_first: int = 0) -> tuple[list[Tensor], Tensor, list[int]]:
         """Which rows the items ``[K, M]`` of every step take, in the order of their last occurrences.
