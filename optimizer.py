@@ -155,7 +155,7 @@ class Optimizer:
             row_grads: the gradient of the values of each of ``rows``.
             network_grads: the gradient of each network parameter, in the order of ``network``.
         """
-        self.step_number += 1
+        self.step_number += 1  # not add_, which a compiled step (PyTorch 2.13) leaves out
         for (name, weight), grad in zip(self.network.items(), network_grads, strict=True):
             self._apply(weight, grad, self.state[name])
         for (name, index, values, stand_in), grad in zip(rows, row_grads, strict=True):
