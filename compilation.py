@@ -1,5 +1,6 @@
 """Faster training steps: compiled to one program, captured in a CUDA graph; where that computes the same."""
 
+import gc
 import itertools
 import warnings
 from abc import ABC, abstractmethod
@@ -80,7 +81,6 @@ class FasterStep(ABC):
         *others, hidden, batch_size = arguments
         arguments = (*others, hidden.clone(), batch_size)  # a graph overwrites the state that it gave last
         try:
-            self.step = self.step or self._make(*arguments)
             return self._checked_step(*arguments)
         except Exception as error:  # there are many ways to fail, with or without a compiler
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -98,7 +98,7 @@ class FasterStep(ABC):
         """The faster step; may raise whatever it likes."""
 
     def _checked_step(self, *arguments: Any) -> tuple[Tensor, Tensor]:
-        """A step both ways from the same state, which is left as the faster one makes it.
+        """A step both ways from the same state, which is left as the faster one makes it; that is made if need be.
 
         Raises:
             ArithmeticError: they differ by more than rounding does. The state is as before then, as after any failure.
@@ -106,10 +106,11 @@ class FasterStep(ABC):
         model, optimizer, *_, hidden, _ = arguments
         state = [*model.parameters(), optimizer.step_number, *itertools.chain(*optimizer.state.values())]
         before, random_state = _copies(state), _random_state(hidden.device)
-        expected = _copies([*self.reference(*arguments), *state])
-        _put(state, before)
-        _set_random_state(random_state, hidden.device)
         try:
+            expected = _copies([*self.reference(*arguments), *state])
+            _put(state, before)
+            _set_random_state(random_state, hidden.device)
+            self.step = self.step or self._make(*arguments)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PyTorch's, about its own affairs
                 result = self.step(*arguments)
@@ -172,7 +173,10 @@ class GraphedStep(FasterStep):
         return self.n_warm_up == 0
 
     def _make(self, *arguments: Any) -> TrainingStep:
-        return _Graph(self.reference, *arguments)
+        try:
+            return _Graph(self.reference, *arguments)
+        except RuntimeError as error:
+            raise error.__context__ or error from None  # what broke the capture, not what PyTorch says at its end
 
 
 class _Graph:
@@ -206,9 +210,18 @@ class _Graph:
 
 
 def captured(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
-    """A function that does on the device what ``run`` does, and the tensor that has the result of ``run`` then."""
+    """A function that does on the device what ``run`` does, and the tensor that has the result of ``run`` then.
+
+    PyTorch captures all graphs on one stream of its own, which belongs to the first device, whose cuBLAS workspace
+    they share, and in which training would go on after a failure; so there is a stream for each here.
+    """
+    gc.collect()  # a graph that nobody uses any more must not be freed during the capture
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph):
+    with (
+        torch.cuda.device(device),
+        torch.cuda.stream(torch.cuda.current_stream(device)),
+        torch.cuda.graph(graph, stream=torch.cuda.Stream(device)),
+    ):
         result = run()
     return graph.replay, result
 

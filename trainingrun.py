@@ -298,6 +298,8 @@ def choose_device(name: str | None) -> torch.device:
 def _use(device: torch.device) -> None:
     """Have a device do something: PyTorch counts GPUs as available that its build is too new, or too old, for."""
     torch.zeros(1, device=device).add_(1)
+    if device.index is not None:
+        torch.cuda.set_device(device)  # a compiler saves and restores the random state of the current one
 
 
 def use_deterministic_algorithms(wanted: bool, device: torch.device) -> None:
@@ -307,6 +309,7 @@ def use_deterministic_algorithms(wanted: bool, device: torch.device) -> None:
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
     torch.use_deterministic_algorithms(wanted)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it
 
 
 def data_file(folder: str, name: str) -> Path:
@@ -421,5 +424,10 @@ def restored_model(parameters: Namespace, checkpoint: dict[str, Any]) -> GRU4Rec
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, for which PyTorch has an exception of its own on CUDA, and none on the CPU."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error))
+    """Whether memory ran out, for which PyTorch has an exception of its own on CUDA, and none on the CPU.
+
+    Not so an illegal access to memory.
+    """
+    messages = "out of memory", "not enough memory", "allocate memory"
+    said = isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
+    return said or isinstance(error, MemoryError)

@@ -192,6 +192,7 @@ def run_trial(_: int, stopper: Stopper, flags: Namespace) -> str | None:
     study.optimize(
         lambda trial: validation_mrr(trial, stopper, flags),
         n_trials=1,
+        gc_after_trial=True,  # of a trial that failed, Optuna's error keeps the model
         callbacks=[lambda _, trial: ended.append(trial)],
     )
     return outcome(ended[0])

@@ -4,7 +4,9 @@ import itertools
 
 import pytest
 import torch
+from torch.utils._triton import has_triton
 
+import compilation
 from compilation import CHECKED_STEPS, OPTIONS, WORTH_IT, CompiledStep, GraphedStep, choose_step
 from dataset import Block
 from lossfunction import LOSSES, make_loss_function
@@ -113,6 +115,24 @@ def test_a_step_that_computes_something_else_is_found_and_replaced(wrong_step, w
         assert torch.equal(ours, theirs)
 
 
+def test_a_check_that_runs_out_of_memory_leaves_the_step_to_be_taken_once(capsys, monkeypatch):
+    plain, parts = make_parts("BPR-max", dropout_hidden=0.3), make_parts("BPR-max", dropout_hidden=0.3)
+    mini_batches = random_mini_batches(CHECKED_STEPS, plain[0].shared)
+    expected = run(training_step, plain, mini_batches)
+    copies, counter = compilation._copies, itertools.count()
+
+    def no_second_copies(tensors):
+        if next(counter) == 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return copies(tensors)
+
+    monkeypatch.setattr("compilation._copies", no_second_copies)
+    assert run(CompiledStep(), parts, mini_batches) == expected
+    assert "slower: CUDA out of memory" in capsys.readouterr().err
+    for ours, theirs in zip(plain[0].parameters(), parts[0].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_what_a_step_depends_on_is_compiled_anew():
     """With few of PyTorch's guards left, a compiled step must still tell one setting from another."""
     n_compiled = itertools.count()
@@ -217,7 +237,11 @@ def test_a_graph_that_does_not_work_is_replaced(broken, as_on_a_gpu, capsys, mon
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("is_compiled", [False, True], ids=["plain", "compiled"])
+@pytest.mark.parametrize(
+    "is_compiled",
+    [False, pytest.param(True, marks=pytest.mark.skipif(not has_triton(), reason="needs Triton"))],
+    ids=["plain", "compiled"],
+)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_cuda_graph_computes_what_plain_steps_do_for_a_thousand_steps(loss, is_compiled, capsys):
     cuda, settings = torch.device("cuda"), {"constrained_embedding": True, "dropout_input": 0.2, "dropout_hidden": 0.3}

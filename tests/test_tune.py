@@ -227,17 +227,20 @@ def test_too_little_memory_is_a_trial_and_a_mistake_of_ours_is_not(tuned, made_u
         return curve_of
 
     space = "hidden_size 4 8\nlr 0.1 0.2"
-    for name, error in (("a", MemoryError()), ("b", torch.cuda.OutOfMemoryError("CUDA out of memory: of 8 GiB\nand"))):
+    on_the_cpu = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes")
+    on_cuda = torch.cuda.OutOfMemoryError("CUDA out of memory: of 8 GiB\nand")
+    for name, error in (("a", MemoryError()), ("b", on_the_cpu), ("c", on_cuda)):
         made_up(fail(error))
         trials = tuned("--n_trials", 6, space=space, study=f"{name}.db")
         assert {trial.params["hidden_size"] for trial in trials if trial.state.name == "PRUNED"} == {8}
     assert {"CUDA out of memory: of 8 GiB"} < {trial.user_attrs.get("problem") for trial in trials}
-    made_up(fail(IndexError("ours")))
-    with pytest.raises(IndexError):
-        tuned("--n_trials", 6, space=space, study="c.db")
-    assert tune.open_study(tmp_path / "c.db").trials[-1].state.name == "FAIL"
+    for error in (IndexError("ours"), RuntimeError("CUDA error: an illegal memory access was encountered")):
+        made_up(fail(error))
+        with pytest.raises(type(error)):
+            tuned("--n_trials", 6, space=space, study="d.db")
+        assert tune.open_study(tmp_path / "d.db").trials[-1].state.name == "FAIL"
     made_up(lambda parameters: [0.5])
-    finished = [trial for trial in tuned("--n_trials", 6, space=space, study="c.db") if trial.state.is_finished()]
+    finished = [trial for trial in tuned("--n_trials", 6, space=space, study="d.db") if trial.state.is_finished()]
     assert [trial.state.name for trial in finished].count("COMPLETE") == 6
 
 
