@@ -1,8 +1,8 @@
-"""From prepared click files to what a model is fed: the item index, session-parallel mini-batches, negative samples.
+"""From prepared click files to what a model is fed: the item index, the order of session-parallel batches, negatives.
 
 Every lane of a mini-batch walks through a session of its own, and a lane whose session has ended takes the next session
 in line ([1], "Session-parallel mini-batches"). The order needs no model, so it is laid out ahead as arrays, a block of
-many steps at a time, with the negatives of its steps and the rows of the item tables that each of them needs.
+many steps at a time.
 
 Papers: [1] Hidasi et al., ICLR 2016; [2] Hidasi & Karatzoglou, CIKM 2018.
 """
