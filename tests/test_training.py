@@ -8,6 +8,7 @@ import torch
 from conftest import make_sessions
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from compilation import GraphedStep
 from dataset import Block, NegativeSampler, SessionParallelBatches
 from evaluation import evaluate
 from lossfunction import LOSSES, make_loss_function
@@ -132,11 +133,20 @@ class Keeper:
 
 @pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
 def test_an_epoch_goes_on_from_any_step_as_if_it_had_not_stopped(mode):
+    assert_that_an_epoch_goes_on(mode, lambda: training_step)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
+def test_so_it_does_on_a_gpu(mode, as_on_a_gpu):
+    assert_that_an_epoch_goes_on(mode, lambda: GraphedStep(training_step))
+
+
+def assert_that_an_epoch_goes_on(mode, make_step):
     sessions, _ = make_sessions(cycles(60))
     whole = make_training(sessions, 12, mode=mode, dropout_hidden=0.5)
     keeper = Keeper(whole[0], whole[1], steps=(1, 15, 16, 17, 31, 40, 47, 48, 60, 10**9))
     progress = EpochProgress(2)
-    train_epoch(*whole, progress, keeper)
+    train_epoch(*whole, progress, keeper, step=make_step())
     assert len(keeper.kept) > 6
     keeper.steps = (progress.step,)
     keeper.keep(progress)  # after the last step, nothing is left to do
@@ -145,7 +155,7 @@ def test_an_epoch_goes_on_from_any_step_as_if_it_had_not_stopped(mode):
         rest[0].load_state_dict(weights)
         rest[1].load_state_dict(state)
         torch.set_rng_state(random_state)
-        train_epoch(*rest, kept)
+        train_epoch(*rest, kept, step=make_step())
         assert (kept.step, kept.n_clicks, kept.total_loss) == (progress.step, progress.n_clicks, progress.total_loss)
         assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), rest[0].parameters(), strict=True))
 
