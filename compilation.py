@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from errors import warn
-from training import TrainingStep, training_step
+from training import TrainingStep, random_state, set_random_state, training_step
 
 MODES = ("auto", "on", "off")
 WORTH_IT = 30_000  # steps; compiling takes some ten seconds, and saves about a millisecond a step
@@ -105,11 +105,11 @@ class FasterStep(ABC):
         """
         model, optimizer, *_, hidden, _ = arguments
         state = [*model.parameters(), optimizer.step_number, *itertools.chain(*optimizer.state.values())]
-        before, random_state = _copies(state), _random_state(hidden.device)
+        before, before_random = _copies(state), random_state(hidden.device)
         try:
             expected = _copies([*self.reference(*arguments), *state])
             _put(state, before)
-            _set_random_state(random_state, hidden.device)
+            set_random_state(before_random, hidden.device)
             self.step = self.step or self._make(*arguments)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PyTorch's, about its own affairs
@@ -120,7 +120,7 @@ class FasterStep(ABC):
                     raise ArithmeticError("it computes something else")
         except Exception:
             _put(state, before)
-            _set_random_state(random_state, hidden.device)
+            set_random_state(before_random, hidden.device)
             raise
         return result
 
@@ -232,17 +232,6 @@ def _compiled(device: torch.device) -> TrainingStep:
     torch.fx.experimental._config.use_duck_shape = False  # two sizes that are equal now may differ in the next step
     options = OPTIONS | (CPU_OPTIONS if device.type == "cpu" else {})
     return torch.compile(training_step, fullgraph=True, options=options)
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(state: Tensor, device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:

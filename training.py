@@ -178,6 +178,21 @@ class _Ledger:
             self.bar.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
 
 
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of the random numbers of dropout, by kind of device."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Go on from a :func:`random_state`, of which a run on another kind of device has a part only."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep what a step frees for the next one, where it is glibc.
 

@@ -24,7 +24,15 @@ from optimizer import Optimizer, make_rule
 from parameters import checked_parameters
 from progress import about, next_click_bar
 from runfolder import RunFolder, metrics_columns, metrics_row
-from training import Diverged, EpochProgress, Keeper, keep_freed_memory, train_epoch
+from training import (
+    Diverged,
+    EpochProgress,
+    Keeper,
+    keep_freed_memory,
+    random_state,
+    set_random_state,
+    train_epoch,
+)
 
 SAVE_SECONDS = 600  # how often to save within an epoch where --save_every does not say
 
@@ -193,9 +201,6 @@ class TrainingRun:
 
     def checkpoint(self, epoch: int, within_epoch: EpochProgress | None) -> dict[str, Any]:
         """All of :data:`runfolder.CONTENT` but the version."""
-        random_state = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random_state["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
             "parameters": vars(self.parameters),
             "item_ids": self.index.state(),
@@ -205,7 +210,7 @@ class TrainingRun:
             "epoch": epoch,
             "within_epoch": asdict(within_epoch) if within_epoch else None,
             "history": self.history,
-            "random_state": random_state,
+            "random_state": random_state(self.device),
         }
 
     def _refuse_misfits(self, checkpoint: dict[str, Any] | None) -> None:
@@ -238,9 +243,7 @@ class TrainingRun:
                     raise ValueError("it is nowhere within its epoch")
                 hidden = self.model.initial_hidden(self.parameters.batch_size)
                 self.progress.hidden = hidden.copy_(self.progress.hidden)
-            torch.set_rng_state(checkpoint["random_state"]["cpu"])
-            if self.device.type == "cuda" and "cuda" in checkpoint["random_state"]:
-                torch.cuda.set_rng_state(checkpoint["random_state"]["cuda"], self.device)
+            set_random_state(checkpoint["random_state"], self.device)
         except (ValueError, KeyError, AttributeError, TypeError, RuntimeError, OverflowError) as error:
             raise UserError(f"{self.parameters.load_model} does not fit together: {error}") from error
 
