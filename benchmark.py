@@ -108,7 +108,7 @@ def steps_per_second(
     n_blocks = 10 if device.type == "cuda" else 2  # so many that the layout of the first one does not count
     batches = _FirstBlocks(SessionParallelBatches(sessions, p.batch_size, min_alive=1 if p.n_sample else 2), n_blocks)
     sampler = NegativeSampler(support.numpy(), p.sample_alpha, p.n_sample, p.seed, device)
-    step = choose_step(compilation, 0, device)
+    step = choose_step(compilation, device)
 
     def run() -> float:
         progress = EpochProgress(0)

@@ -14,7 +14,9 @@ from errors import warn
 from training import TrainingStep, random_state, set_random_state, training_step
 
 MODES = ("auto", "on", "off")
-WORTH_IT = 30_000  # steps; compiling takes some ten seconds, and saves about a millisecond a step
+WORTH_IT = 30.0  # seconds that compiling must save; it takes some ten of them
+# About how many it saves in a step, and for every score in it: on a CPU with two threads; on CUDA, a guess.
+SAVED = {"cpu": (0.7e-3, 10e-9), "cuda": (0.1e-3, 0.0)}
 CHECKED_STEPS = 4  # the first ones run both ways: PyTorch 2.13 has compiled losses to wrong gradients
 # Of the largest change that a step makes to a tensor; Adagrad enlarges the rounding of small gradients.
 TOLERANCE = 0.01
@@ -40,17 +42,20 @@ OPTIONS = {
 }
 
 
-def choose_step(mode: str, n_steps: int, device: torch.device) -> TrainingStep:
+def choose_step(mode: str, device: torch.device, n_steps: int = 0, n_scores: int = 0) -> TrainingStep:
     """:func:`training.training_step`, or a faster way to take the same step.
 
     Args:
         mode: one of ``MODES``. "on" compiles the step, and "auto" does where the run is long enough; on CUDA, both then
             capture it in a CUDA graph.
         n_steps: about how many steps the run has.
+        n_scores: about how many scores a step has.
     """
     if mode == "off":
         return training_step
-    step = CompiledStep() if mode == "on" or n_steps >= WORTH_IT else training_step
+    in_step, for_score = SAVED[device.type]
+    is_worth_it = n_steps * (in_step + for_score * n_scores) >= WORTH_IT
+    step = CompiledStep() if mode == "on" or is_worth_it else training_step
     return GraphedStep(step) if device.type == "cuda" else step
 
 

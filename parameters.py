@@ -224,7 +224,7 @@ THEMES = {
             "compile",
             "auto",
             _name(COMPILATION_MODES),
-            "compile the training step: on, off, or auto: for runs of 30,000 steps and more; on CUDA, on and auto also "
+            "compile the training step: on, off, or auto: where that saves half a minute; on CUDA, on and auto also "
             "capture it in a CUDA graph",
         ),
         P("device", None, DEVICE, "cpu, cuda or cuda:N (default: cuda where there is one, else cpu)"),

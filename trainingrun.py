@@ -110,7 +110,8 @@ class TrainingRun:
         self.batches = SessionParallelBatches(self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2)
         self.sampler = NegativeSampler(self.support.numpy(), p.sample_alpha, p.n_sample, p.seed, self.device)
         n_steps = p.n_epochs * self.sessions.n_transitions // p.batch_size
-        self.step = choose_step(p.compile, n_steps, self.device)
+        n_scores = p.batch_size * (p.batch_size + p.n_sample)
+        self.step = choose_step(p.compile, self.device, n_steps, n_scores)
         self.progress = EpochProgress(epoch=0)
         self.history: list[dict[str, Any]] = []
         if checkpoint:

@@ -7,7 +7,7 @@ import torch
 from torch.utils._triton import has_triton
 
 import compilation
-from compilation import CHECKED_STEPS, OPTIONS, WORTH_IT, CompiledStep, GraphedStep, choose_step
+from compilation import CHECKED_STEPS, OPTIONS, CompiledStep, GraphedStep, choose_step
 from dataset import Block
 from lossfunction import LOSSES, make_loss_function
 from minibatch import MiniBatchMaker
@@ -164,18 +164,19 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(capsys, monkeypatc
     assert capsys.readouterr().err.count("goes on without, slower") == 1
 
 
-def test_auto_compiles_long_runs():
-    assert choose_step("auto", WORTH_IT - 1, CPU) is training_step
-    assert choose_step("off", 10 * WORTH_IT, CPU) is training_step
-    assert isinstance(choose_step("auto", WORTH_IT, CPU), CompiledStep)
-    assert isinstance(choose_step("on", 1, CPU), CompiledStep)
+def test_auto_compiles_where_that_saves_more_time_than_it_takes():
+    assert choose_step("auto", CPU, n_steps=20_000, n_scores=10_000) is training_step
+    assert choose_step("off", CPU, n_steps=10**6, n_scores=10_000) is training_step
+    assert isinstance(choose_step("auto", CPU, n_steps=60_000, n_scores=10_000), CompiledStep)
+    assert isinstance(choose_step("auto", CPU, n_steps=20_000, n_scores=10**6), CompiledStep)
+    assert isinstance(choose_step("on", CPU), CompiledStep)
 
 
 def test_on_cuda_every_step_but_the_plain_one_is_captured():
     cuda = torch.device("cuda")
-    assert choose_step("off", 10 * WORTH_IT, cuda) is training_step
-    for mode, n_steps, is_compiled in (("auto", WORTH_IT - 1, False), ("auto", WORTH_IT, True), ("on", 1, True)):
-        step = choose_step(mode, n_steps, cuda)
+    assert choose_step("off", cuda, n_steps=10**7) is training_step
+    for mode, n_steps, is_compiled in (("auto", 20_000, False), ("auto", 10**6, True), ("on", 1, True)):
+        step = choose_step(mode, cuda, n_steps, n_scores=10_000)
         assert isinstance(step, GraphedStep)
         assert isinstance(step.reference, CompiledStep) == is_compiled
 

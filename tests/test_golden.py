@@ -90,7 +90,7 @@ WAYS = [pytest.param(case, "off", id=case) for case in CASES] + [
 
 @pytest.mark.parametrize(("case", "compilation"), WAYS)
 def test_golden_run(case, compilation, capsys):
-    train_golden_run(case, choose_step(compilation, n_steps=0, device=torch.device("cpu")))
+    train_golden_run(case, choose_step(compilation, torch.device("cpu")))
     assert capsys.readouterr().err == ""  # where compilation fails, it says so
 
 

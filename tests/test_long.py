@@ -44,7 +44,7 @@ def test_memory_files_and_threads_stay_flat_over_200_000_steps(device):
     loss_function = make_loss_function("BPR-max", 1.0, 0.0, 0.5, torch.from_numpy(support).to(device))
     batches = SessionParallelBatches(sessions, 8)
     sampler = NegativeSampler(support, 0.5, 32, 1, device)
-    step = choose_step("auto", 0, device)
+    step = choose_step("auto", device)
     n_steps, seen = 0, []
     while n_steps < 200_000:
         progress = EpochProgress(epoch=len(seen))
