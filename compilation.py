@@ -169,13 +169,13 @@ class GraphedStep(FasterStep):
 
     def __init__(self, reference: TrainingStep) -> None:
         super().__init__(reference)
-        self.n_warm_up = CHECKED_STEPS + 1
+        self.n_warm_up = CHECKED_STEPS  # of the reference, which may be compiled
 
-    def _fits(self, *arguments: Any) -> bool:
-        if not super()._fits(*arguments):
-            return False
-        self.n_warm_up = max(self.n_warm_up - 1, 0)
-        return self.n_warm_up == 0
+    def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        if self.n_warm_up > 0 and self._fits(*arguments):
+            self.n_warm_up -= 1
+            return self.reference(*arguments)
+        return super().__call__(*arguments)
 
     def _make(self, *arguments: Any) -> TrainingStep:
         try:
