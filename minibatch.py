@@ -120,8 +120,9 @@ class MiniBatchMaker:
         for b, run in groupby(range(len(block)), key=block.alive.__getitem__):
             if b + negatives.shape[1] < 2:
                 raise ValueError("a loss needs at least one negative: two lanes, or additional samples")
-            steps = list(run)
-            runs.append(make(block, slice(steps[0], steps[-1] + 1), b, negatives[steps[0] : steps[-1] + 1]))
+            numbers = list(run)
+            steps = slice(numbers[0], numbers[-1] + 1)
+            runs.append(make(block, steps, b, negatives[steps]))
         return chain.from_iterable(runs)
 
     def _distinct(self, block: Block, steps: slice, b: int, negatives: Tensor) -> Iterable[MiniBatch]:
