@@ -24,6 +24,7 @@ CPU_OPTIONS = {
     # By default a value that two loops read is computed in both of them: the exponentials of BPR-max, again and again.
     "realize_reads_threshold": 1,
     "realize_opcount_threshold": 8,
+    "cpp_wrapper": True,  # the program around the loops in C++, too
     "size_asserts": False,
 }
 
