@@ -14,7 +14,7 @@ from errors import warn
 from training import TrainingStep, random_state, set_random_state, training_step
 
 MODES = ("auto", "on", "off")
-WORTH_IT = 30.0  # seconds that compiling must save; it takes some ten of them
+WORTH_IT = 30.0  # seconds that compiling must save; it takes some fifteen of them
 # About how many it saves in a step, and for every score in it: on a CPU with two threads; on CUDA, a guess.
 SAVED = {"cpu": (0.7e-3, 10e-9), "cuda": (0.1e-3, 0.0)}
 CHECKED_STEPS = 4  # the first ones run both ways: PyTorch 2.13 has compiled losses to wrong gradients
