@@ -192,14 +192,17 @@ class Block:
     Args:
         first_step: the step of the epoch that the first row is.
         alive: ``[K]`` how many lanes live in each step, on the host.
-        grid: ``[4, K, B]`` int64: inputs, targets, starts and lanes as in :class:`Step`, padded behind the live ones.
+        grid: ``[T + 1 + T + 1, K, B]`` int64: inputs, targets, starts and lanes as in :class:`Step`, padded behind the
+            live ones; inputs and starts of the T last clicks of each lane's session, the current one last. Where the
+            session has fewer, its first click is repeated, and each time it begins the session.
     """
 
     def __init__(self, first_step: int, alive: list[int], grid: Tensor):
         self.first_step = first_step
         self.alive = alive
         self.grid = grid
-        self.inputs, self.targets, starts, self.lanes = grid.unbind()
+        n_clicks = len(grid) // 2 - 1
+        self.inputs, (self.targets,), starts, (self.lanes,) = grid.split((n_clicks, 1, n_clicks, 1))
         self.starts = starts.bool()
 
     def __len__(self) -> int:
@@ -208,7 +211,7 @@ class Block:
     def step(self, k: int) -> Step:
         """Row k."""
         b = self.alive[k]
-        return Step(self.inputs[k, :b], self.targets[k, :b], self.starts[k, :b], self.live_lanes(k))
+        return Step(self.inputs[-1, k, :b], self.targets[k, :b], self.starts[-1, k, :b], self.live_lanes(k))
 
     def live_lanes(self, k: int) -> Tensor | slice:
         """The lanes of row k."""
@@ -234,13 +237,22 @@ class SessionParallelBatches:
         n_lanes: B, the size of a mini-batch.
         min_alive: 1, or 2 where the other lanes' targets are the only negatives.
         block_steps: K, how many steps a block has (the last one may have fewer).
+        n_clicks: T, how many of a lane's clicks a block tells in each step: the current one, and those before it.
     """
 
-    def __init__(self, sessions: Sessions, n_lanes: int, min_alive: int = 1, block_steps: int = BLOCK_STEPS):
+    def __init__(
+        self,
+        sessions: Sessions,
+        n_lanes: int,
+        min_alive: int = 1,
+        block_steps: int = BLOCK_STEPS,
+        n_clicks: int = 1,
+    ):
         self.sessions = sessions
         self.n_lanes = n_lanes
         self.min_alive = min_alive
         self.block_steps = block_steps
+        self.n_clicks = n_clicks
 
     def __iter__(self) -> Iterator[Block]:
         return self.blocks()
@@ -287,12 +299,14 @@ class SessionParallelBatches:
         click = np.repeat(offsets[session], taken) + transition
         cell = np.repeat(first_cell - first_step * n_lanes, taken) + transition * n_lanes
 
-        grid = np.zeros((4, self.block_steps, n_lanes), dtype=np.int64)
-        inputs, targets, starts, lanes = grid
+        n_clicks = self.n_clicks
+        grid = np.zeros((2 * n_clicks + 2, self.block_steps, n_lanes), dtype=np.int64)
+        inputs, (targets,), starts, (lanes,) = np.split(grid, np.cumsum((n_clicks, 1, n_clicks)))
         live = np.zeros((self.block_steps, n_lanes), dtype=np.bool_)
-        inputs.flat[cell] = items[click]
+        for ago in range(n_clicks):
+            inputs[-1 - ago].flat[cell] = items[click - np.minimum(ago, transition)]
+            starts[-1 - ago].flat[cell] = transition <= ago
         targets.flat[cell] = items[click + 1]
-        starts.flat[cell] = transition == 0
         lanes[:] = np.arange(n_lanes)
         live.flat[cell] = True
 

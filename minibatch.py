@@ -45,13 +45,13 @@ class MiniBatch(NamedTuple):
     """All that one training step needs to know.
 
     Attributes:
-        input_rows: ``[R]`` int64, the rows of the input table that the lanes' current items take.
-        input_place: ``[b]`` int64, which of them is each lane's.
+        input_rows: ``[R]`` int64, the rows of the input table that the lanes' inputs take.
+        input_place: ``[T, b]`` int64, which of them each lane's last T inputs are, the current one last.
         scored_rows: ``[S]`` int64, the targets and negatives: the rows of the output bias. Where inputs are looked up
             in the output table, ``input_rows`` end with them.
         columns: the columns of the scores: ``scored_rows``, or all ``input_rows`` where these are of the output table;
             an item that is an input alone is scored, too, because that costs less than to leave it out, and counted 0.
-        starts: ``[b]``, true or 1 for lanes that begin a session.
+        starts: ``[T, b]``, true or 1 for inputs that begin a session.
         lanes: which of all lanes these are, see :class:`dataset.Step`.
         input_stand_in: ``[R]`` int64, which of ``input_rows`` stands for each of them; None where rows are distinct.
         scored_stand_in: ``[S]`` int64, the same of ``scored_rows``.
@@ -70,27 +70,31 @@ class MiniBatch(NamedTuple):
 
     def moved_to(self, packed: Tensor) -> "MiniBatch":
         """The mini-batch that ``packed`` holds, which is laid out as this one's."""
-        b, n_scored = len(self.starts), len(self.scored_rows)
-        return unpack(packed, b, n_scored, shared=len(self.input_rows) == b + n_scored, lanes=self.lanes)
+        shape, n_scored = self.starts.shape, len(self.scored_rows)
+        shared = len(self.input_rows) == shape.numel() + n_scored
+        return unpack(packed, shape, n_scored, shared, self.lanes)
 
 
-def unpack(packed: Tensor, b: int, n_scored: int, shared: bool, lanes: Tensor | slice) -> MiniBatch:
-    """The mini-batch of b lanes and S scored items that :meth:`MiniBatchMaker.mini_batches` packed in a row.
+def unpack(packed: Tensor, shape: tuple[int, int], n_scored: int, shared: bool, lanes: Tensor | slice) -> MiniBatch:
+    """The mini-batch of S scored items that :meth:`MiniBatchMaker.mini_batches` packed in a row.
 
     Args:
+        shape: T and b.
         shared: inputs are looked up in the output table.
     """
-    n_inputs = b + n_scored if shared else b
-    n_columns = max(n_inputs, n_scored)
-    sizes = (b + n_scored, n_inputs, n_scored, n_columns, n_columns, b)
+    n_inputs, b = shape[0] * shape[1], shape[1]
+    n_items = n_inputs + n_scored
+    n_rows, n_columns = (n_items, n_items) if shared else (n_inputs, n_scored)
+    sizes = (n_items, n_rows, n_scored, n_columns, n_columns, n_inputs)
     items, input_stand_in, scored_stand_in, n_targets, n_samples, starts = packed.split(sizes)
-    input_rows, scored_rows = items[:n_inputs], items[b:]
+    input_rows, scored_rows = items[:n_rows], items[n_inputs:]
     if shared:
-        columns = Columns(input_rows, input_stand_in[b : 2 * b], n_targets, n_samples)
+        columns = Columns(input_rows, input_stand_in[n_inputs : n_inputs + b], n_targets, n_samples)
     else:
         columns = Columns(scored_rows, scored_stand_in[:b], n_targets, n_samples)
+    input_place, starts = input_stand_in[:n_inputs].view(shape), starts.view(shape)
     stand_ins = input_stand_in, scored_stand_in
-    return MiniBatch(input_rows, input_stand_in[:b], scored_rows, columns, starts, lanes, *stand_ins, packed)
+    return MiniBatch(input_rows, input_place, scored_rows, columns, starts, lanes, *stand_ins, packed)
 
 
 class MiniBatchMaker:
@@ -126,10 +130,11 @@ class MiniBatchMaker:
         return chain.from_iterable(runs)
 
     def _distinct(self, block: Block, steps: slice, b: int, negatives: Tensor) -> Iterable[MiniBatch]:
-        inputs, items = block.inputs[steps, :b], torch.cat((block.targets[steps, :b], negatives), dim=1)
+        inputs, items = _by_step(block.inputs, steps, b), torch.cat((block.targets[steps, :b], negatives), dim=1)
+        n_inputs = inputs.shape[1]
         if self.shared:
-            of_all, place, n_only_input = self.look_up(torch.cat((inputs, items), dim=1), n_first=b)
-            of_inputs, input_place, place = of_all, place[:, :b], place[:, b:]
+            of_all, place, n_only_input = self.look_up(torch.cat((inputs, items), dim=1), n_first=n_inputs)
+            of_inputs, input_place, place = of_all, place[:, :n_inputs], place[:, n_inputs:]
             of_items = [rows[n:] for rows, n in zip(of_all, n_only_input, strict=True)]
             columns = of_all
         else:
@@ -138,31 +143,36 @@ class MiniBatchMaker:
             columns = of_items
         target, n_columns = place[:, :b], max(map(len, columns))
         n_targets, n_samples = _counts(target, n_columns), _counts(place[:, b:], n_columns)
+        input_place = input_place.unflatten(1, (-1, b))
 
         def mini_batch(k: int) -> MiniBatch:
             n, step = len(columns[k]), steps.start + k
             scored = Columns(columns[k], target[k], n_targets[k, :n], n_samples[k, :n])
-            starts, lanes = block.starts[step, :b], block.live_lanes(step)
+            starts, lanes = block.starts[:, step, :b], block.live_lanes(step)
             return MiniBatch(of_inputs[k], input_place[k], of_items[k], scored, starts, lanes)
 
         return [mini_batch(k) for k in range(len(columns))]
 
     def _repeated(self, block: Block, steps: slice, b: int, negatives: Tensor) -> Iterable[MiniBatch]:
-        inputs, targets, starts = (of_block[steps, :b] for of_block in (block.inputs, block.targets, block.starts))
-        items = torch.cat((inputs, targets, negatives), dim=1)
-        n_scored = items.shape[1] - b
+        inputs, starts = _by_step(block.inputs, steps, b), _by_step(block.starts, steps, b)
+        items = torch.cat((inputs, block.targets[steps, :b], negatives), dim=1)
+        n_inputs = inputs.shape[1]
+        n_scored = items.shape[1] - n_inputs
         if self.shared:
             input_stand_in = self._last_occurrences(items)
-            column_stand_in = input_stand_in[:, b:]
-            scored_stand_in = column_stand_in - b
+            column_stand_in = input_stand_in[:, n_inputs:]
+            scored_stand_in = column_stand_in - n_inputs
         else:
-            input_stand_in, scored_stand_in = self._last_occurrences(inputs), self._last_occurrences(items[:, b:])
-            column_stand_in = scored_stand_in
+            input_stand_in = self._last_occurrences(inputs)
+            column_stand_in = scored_stand_in = self._last_occurrences(items[:, n_inputs:])
         n_columns = items.shape[1] if self.shared else n_scored
         counts = [_counts(places, n_columns) for places in (column_stand_in[:, :b], column_stand_in[:, b:])]
         parts = (items, input_stand_in, scored_stand_in, *counts, starts)
         packed = torch.cat([part.long() for part in parts], dim=1)
-        return (unpack(row, b, n_scored, self.shared, block.live_lanes(k)) for k, row in enumerate(packed, steps.start))
+        shape = n_inputs // b, b
+        return (
+            unpack(row, shape, n_scored, self.shared, block.live_lanes(k)) for k, row in enumerate(packed, steps.start)
+        )
 
     def look_up(self, items: Tensor, n_first: int = 0) -> tuple[list[Tensor], Tensor, list[int]]:
         """Which rows the items ``[K, M]`` of every step take, in the order of their last occurrences.
@@ -197,6 +207,11 @@ class MiniBatchMaker:
             table = self.place_of[: len(chunk)].scatter_reduce_(1, chunk, position, "amax", include_self=False)
             last.append(table.gather(1, chunk))
         return last[0] if len(last) == 1 else torch.cat(last)
+
+
+def _by_step(of_block: Tensor, steps: slice, b: int) -> Tensor:
+    """What a block ``[T, K, B]`` tells of the live lanes in some of its steps, ``[steps, T * b]``."""
+    return of_block[:, steps, :b].movedim(0, 1).flatten(1)
 
 
 def _counts(places: Tensor, n_places: int) -> Tensor:

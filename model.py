@@ -193,21 +193,25 @@ class GRU4Rec(nn.Module):
 
         Args:
             rows: what :meth:`look_up` gave.
-            input_place: ``[b]`` int64, where among the input rows each lane's current item is.
-            hidden: ``[L, b, H]`` the hidden state that the lanes carry.
-            starts: ``[b]``, true or 1 for lanes that begin a session: they start from a zero state.
+            input_place: ``[T, b]`` int64, where among the input rows each lane's last T items are, the current last.
+            hidden: ``[L, b, H]`` the hidden state that the lanes carried before these.
+            starts: ``[T, b]``, true or 1 for items that begin a session: they start from a zero state.
 
         Returns:
             Scores ``[b, C]`` of the C output rows, and the next hidden state ``[L, b, H]``.
         """
         values = {table: row_values for table, _, row_values, _ in rows}
-        hidden = self.advance(values[self.input_table].index_select(0, input_place), hidden, starts)
+        for place, is_first in zip(input_place, starts, strict=True):
+            hidden = self.advance(values[self.input_table].index_select(0, place), hidden, is_first)
         output_rows, bias = values["output_embedding"], values["output_bias"]
         bias = F.pad(bias, (len(output_rows) - len(bias), 0))  # items that are inputs alone come first
         return self.activate(score(hidden[-1], output_rows, bias)), hidden
 
     def advance(self, input_rows: Tensor, hidden: Tensor, starts: Tensor) -> Tensor:
-        """Feed a click to every lane: ``input_rows`` of the input table [b, ...] to the next hidden state [L, b, H]."""
+        """Feed a click to every lane: ``input_rows`` of the input table [b, ...] to the next hidden state [L, b, H].
+
+        ``starts`` is ``[b]``, true or 1 for lanes that begin a session.
+        """
         hidden = hidden.masked_fill(starts[:, None].bool(), 0)
         x = self._drop_input(input_rows)
         projections = list(self.projections)
@@ -237,7 +241,7 @@ class GRU4Rec(nn.Module):
         saturated one makes them equal, so this order is the finer one.
 
         Args:
-            inputs: ``[b]`` int64 item indices. ``hidden`` and ``starts`` as in :meth:`forward`.
+            inputs: ``[b]`` int64 item indices. ``hidden`` and ``starts`` as in :meth:`advance`.
 
         Returns:
             Scores ``[b, n_items]`` and the next hidden state ``[L, b, H]``.

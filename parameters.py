@@ -103,6 +103,7 @@ COUNT_OR_NONE = _number(int, "a whole number from 0 to 2^31 - 1", lambda value: 
 SEED = _number(int, "a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
 POSITIVE = _number(float, "a number above 0 (and at most 1e30)", lambda value: 0 < value <= MOST)
 NOT_NEGATIVE = _number(float, "a number from 0 to 1e30", lambda value: 0 <= value <= MOST)
+N_CLICKS = _number(int, "a whole number from 1 to 100", lambda value: 1 <= value <= 100)
 BELOW_ONE = _number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
 SIGMA = _number(float, "a number above 0, or -1, or -2", lambda value: 0 < value <= MOST or value in (-1, -2))
 FINAL_ACT = Kind(_parse_final_act, "NAME")
@@ -183,6 +184,12 @@ THEMES = {
         P("momentum", 0.0, BELOW_ONE, f"momentum of {', '.join(WITH_MOMENTUM)}"),
         P("weight_decay", 0.0, NOT_NEGATIVE, "this times the weight is added to its gradient"),
         P("eps", 1e-6, POSITIVE, "keeps the optimizer from dividing by zero"),
+        P(
+            "bptt",
+            1,
+            N_CLICKS,
+            "clicks that gradients flow back through in a session; 1: the current one alone, as in the authors' code",
+        ),
     ),
     "run": (
         P(

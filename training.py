@@ -38,7 +38,7 @@ class EpochProgress:
     Attributes:
         epoch: its number, from 0.
         step: mini-batches done.
-        hidden: ``[L, B, H]`` hidden state of all lanes, or None before the first step.
+        hidden: the T last hidden states ``[L, B, H]`` of all lanes, the oldest first; None before the first step.
         total_loss: sum of the losses of all next clicks so far.
         n_clicks: next clicks so far.
         seconds: wall time so far.
@@ -46,7 +46,7 @@ class EpochProgress:
 
     epoch: int
     step: int = 0
-    hidden: Tensor | None = None
+    hidden: list[Tensor] | None = None
     total_loss: float = 0.0
     n_clicks: int = 0
     seconds: float = 0.0
@@ -77,11 +77,12 @@ def training_step(
 ) -> tuple[Tensor, Tensor]:
     """Forward, backward and update on one mini-batch.
 
-    Gradients do not flow through time: the hidden state is a constant input.
+    Gradients flow back through the T last clicks that the mini-batch tells, and end there: the hidden state before them
+    is a constant input.
 
     Args:
         batch: of b live lanes.
-        hidden: ``[L, b, H]`` the hidden state of the live lanes.
+        hidden: ``[L, b, H]`` the hidden state of the live lanes, as it was T steps ago.
         batch_size: B; the loss is the sum over live lanes divided by it, also when b < B.
 
     Returns:
@@ -120,8 +121,8 @@ def train_epoch(
     model.train()
     batch_size = batches.n_lanes
     if progress.hidden is None:
-        progress.hidden = model.initial_hidden(batch_size)
-    device = progress.hidden.device
+        progress.hidden = [model.initial_hidden(batch_size)] * batches.n_clicks
+    device = progress.hidden[0].device
     maker = MiniBatchMaker(len(model.output_bias), model.shared, device, repeated=device.type == "cuda")
 
     def prepared() -> Iterator[tuple[Block, Iterator[MiniBatch]]]:
@@ -137,10 +138,14 @@ def train_epoch(
     while current is not None:
         block, mini_batches = current
         for batch in mini_batches:
-            loss, hidden = step(model, optimizer, loss_function, batch, progress.hidden[:, batch.lanes], batch_size)
+            oldest, *newer = progress.hidden
+            loss, hidden = step(model, optimizer, loss_function, batch, oldest[:, batch.lanes], batch_size)
             losses.append(loss)
-            all_live = hidden.shape[1] == batch_size
-            progress.hidden = hidden if all_live else progress.hidden.index_copy(1, batch.lanes, hidden)
+            if hidden.shape[1] < batch_size:
+                hidden = progress.hidden[-1].index_copy(1, batch.lanes, hidden)
+            elif newer:
+                hidden = hidden.clone()  # a CUDA graph overwrites what it gave last
+            progress.hidden = [*newer, hidden]
             if keeper is not None and keeper.is_due(progress.step + len(losses)):
                 ledger.settle(block, losses)
                 keeper.keep(progress)

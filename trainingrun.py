@@ -107,7 +107,9 @@ class TrainingRun:
         self.loss_function = make_loss_function(
             p.loss_type, p.bpreg, p.logq, p.sample_alpha, self.support.to(self.device)
         )
-        self.batches = SessionParallelBatches(self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2)
+        self.batches = SessionParallelBatches(
+            self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2, n_clicks=p.bptt
+        )
         self.sampler = NegativeSampler(self.support.numpy(), p.sample_alpha, p.n_sample, p.seed, self.device)
         n_steps = p.n_epochs * self.sessions.n_transitions // p.batch_size
         n_scores = p.batch_size * (p.batch_size + p.n_sample)
@@ -242,8 +244,12 @@ class TrainingRun:
                 self.progress = EpochProgress(**checkpoint["within_epoch"])
                 if self.progress.epoch != checkpoint["epoch"] or self.progress.step < 0:
                     raise ValueError("it is nowhere within its epoch")
-                hidden = self.model.initial_hidden(self.parameters.batch_size)
-                self.progress.hidden = hidden.copy_(self.progress.hidden)
+                states = self.progress.hidden
+                if len(states) != self.parameters.bptt:
+                    raise ValueError(f"it has {len(states)} hidden states for --bptt {self.parameters.bptt}")
+                self.progress.hidden = [
+                    self.model.initial_hidden(self.parameters.batch_size).copy_(state) for state in states
+                ]
             set_random_state(checkpoint["random_state"], self.device)
         except (ValueError, KeyError, AttributeError, TypeError, RuntimeError, OverflowError) as error:
             raise UserError(f"{self.parameters.load_model} does not fit together: {error}") from error

@@ -84,6 +84,21 @@ def test_every_transition_is_used_once(sessions, n_lanes):
     assert len(seen) == encoded.n_transitions
 
 
+@settings(max_examples=100, deadline=None)
+@given(session_lists, st.integers(1, 12), st.integers(1, 9), st.integers(1, 7))
+def test_a_block_tells_the_last_clicks_of_each_session(sessions, n_lanes, block_steps, n_clicks):
+    encoded, index = make_sessions(sessions)
+    where = {item: (session, place) for session in sessions for place, item in enumerate(session)}  # no item twice
+    for block in SessionParallelBatches(encoded, n_lanes, 1, block_steps, n_clicks):
+        assert block.inputs.shape == block.starts.shape == (n_clicks, len(block), n_lanes)
+        for k, n_alive in enumerate(block.alive):
+            for lane in range(n_alive):
+                items = index.ids[block.inputs[:, k, lane].numpy()].tolist()
+                session, place = where[items[-1]]
+                assert items == [session[max(place - ago, 0)] for ago in reversed(range(n_clicks))]
+                assert block.starts[:, k, lane].tolist() == [item == session[0] for item in items]
+
+
 def test_lanes_that_end_together_are_refilled_in_lane_order():
     encoded, _ = make_sessions([[0, 1], [2, 3], [4, 5], [6, 7]])
     assert laid_out(SessionParallelBatches(encoded, 2)) == [

@@ -153,7 +153,7 @@ def saved(tmp_path_factory):
     write_click_files({folder / name: files[name] for name in (TRAIN_ONLY, VALID)})
     flags = {"data_folder": str(folder), "hidden_size": 3, "device": "cpu", "momentum": 0.1, "k_eval": [5]}
     run = TrainingRun(training_parameters(flags))
-    run.progress.hidden, run.progress.step, run.progress.n_clicks = run.model.initial_hidden(50), 3, 150
+    run.progress.hidden, run.progress.step, run.progress.n_clicks = [run.model.initial_hidden(50)], 3, 150
     path = RunFolder.create(folder).write_checkpoint(run.checkpoint(0, run.progress))
     return path, flags
 

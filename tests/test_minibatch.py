@@ -11,41 +11,44 @@ from minibatch import MiniBatchMaker
 CPU = torch.device("cpu")
 
 
-def blocks_and_negatives(n_sample):
+def blocks_and_negatives(n_sample, n_clicks=1):
     """Blocks of six lanes over nine items, the last lanes' deaths included, with negatives for every step."""
     rng = np.random.default_rng(3)
     sessions, _ = make_sessions([rng.integers(0, 9, rng.integers(2, 30)).tolist() for _ in range(20)])
-    for block in SessionParallelBatches(sessions, 6, min_alive=1 if n_sample else 2, block_steps=40):
+    for block in SessionParallelBatches(sessions, 6, 1 if n_sample else 2, block_steps=40, n_clicks=n_clicks):
         yield block, torch.from_numpy(rng.integers(0, 9, (len(block), n_sample)))
 
 
 @pytest.mark.parametrize("repeated", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("n_sample", [0, 5])
-def test_mini_batches_hold_the_clicks_and_negatives(n_sample, shared, repeated):
+@pytest.mark.parametrize("n_clicks", [1, 3])
+def test_mini_batches_hold_the_clicks_and_negatives(n_clicks, n_sample, shared, repeated):
     maker = MiniBatchMaker(9, shared, CPU, repeated)
-    for block, negatives in blocks_and_negatives(n_sample):
+    for block, negatives in blocks_and_negatives(n_sample, n_clicks):
         mini_batches = list(maker.mini_batches(block, negatives))
         assert len(mini_batches) == len(block)
         for k, batch in enumerate(mini_batches):
-            inputs, targets, starts, lanes = block.step(k)
+            _, targets, _, lanes = block.step(k)
             columns = batch.columns
-            assert batch.input_rows[batch.input_place].tolist() == inputs.tolist()
+            assert batch.input_rows[batch.input_place].tolist() == block.inputs[:, k, : len(targets)].tolist()
             assert columns.items[columns.target].tolist() == targets.tolist()
             assert columns.items is (batch.input_rows if shared else batch.scored_rows)
             for counts, items in ((columns.n_targets, targets), (columns.n_samples, negatives[k])):
                 counted = torch.zeros(9).index_add_(0, columns.items, counts.float())
                 assert torch.equal(counted, torch.bincount(items, minlength=9).float())
-            assert batch.starts.bool().tolist() == starts.tolist()
+            assert batch.starts.tolist() == block.starts[:, k, : len(targets)].tolist()
             assert batch.lanes == lanes if isinstance(lanes, slice) else batch.lanes.tolist() == lanes.tolist()
 
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("n_sample", [0, 5])
-def test_distinct_rows_are_there_once(n_sample, shared):
-    for block, negatives in blocks_and_negatives(n_sample):
+@pytest.mark.parametrize("n_clicks", [1, 3])
+def test_distinct_rows_are_there_once(n_clicks, n_sample, shared):
+    for block, negatives in blocks_and_negatives(n_sample, n_clicks):
         for k, batch in enumerate(MiniBatchMaker(9, shared, CPU).mini_batches(block, negatives)):
-            inputs, targets, _, _ = block.step(k)
+            targets = block.step(k).targets
+            inputs = block.inputs[:, k, : len(targets)].flatten()
             for rows in (batch.input_rows, batch.scored_rows):
                 assert len(set(rows.tolist())) == len(rows)
             scored = set(targets.tolist()) | set(negatives[k].tolist())
@@ -60,10 +63,12 @@ def test_distinct_rows_are_there_once(n_sample, shared):
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("n_sample", [0, 5])
-def test_of_repeated_rows_one_stands_for_all(n_sample, shared):
-    for block, negatives in blocks_and_negatives(n_sample):
+@pytest.mark.parametrize("n_clicks", [1, 3])
+def test_of_repeated_rows_one_stands_for_all(n_clicks, n_sample, shared):
+    for block, negatives in blocks_and_negatives(n_sample, n_clicks):
         for k, batch in enumerate(MiniBatchMaker(9, shared, CPU, repeated=True).mini_batches(block, negatives)):
-            inputs, targets, _, _ = block.step(k)
+            targets = block.step(k).targets
+            inputs = block.inputs[:, k, : len(targets)].flatten()
             scored = torch.cat((targets, negatives[k]))
             assert torch.equal(batch.scored_rows, scored)
             assert torch.equal(batch.input_rows, torch.cat((inputs, scored)) if shared else inputs)
@@ -76,12 +81,13 @@ def test_of_repeated_rows_one_stands_for_all(n_sample, shared):
             of_columns = batch.input_stand_in if shared else batch.scored_stand_in
             counts = batch.columns.n_all
             assert not counts[of_columns != torch.arange(len(counts))].any()
-            assert torch.equal(batch.input_place, batch.input_stand_in[: len(inputs)])
+            assert torch.equal(batch.input_place.flatten(), batch.input_stand_in[: len(inputs)])
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_mini_batch_is_views_of_what_it_is_packed_in(shared):
-    (block, negatives), *_ = blocks_and_negatives(5)
+@pytest.mark.parametrize("n_clicks", [1, 3])
+def test_a_mini_batch_is_views_of_what_it_is_packed_in(n_clicks, shared):
+    (block, negatives), *_ = blocks_and_negatives(5, n_clicks)
     first, second, *_ = MiniBatchMaker(9, shared, CPU, repeated=True).mini_batches(block, negatives)
     buffer = first.packed.clone()
     moved = first.moved_to(buffer)

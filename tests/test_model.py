@@ -34,7 +34,7 @@ def step(model, hidden=None, starts=(False, False, False)):
     """Feed three lanes the items 4, 4 and 9: the scores of ``SCORED``, and the next hidden state."""
     distinct, scored = torch.tensor([4, 9]), torch.tensor(SCORED)
     input_rows = torch.cat((distinct, scored)) if model.shared else distinct
-    batch = MiniBatch(input_rows, torch.tensor([0, 0, 1]), scored, None, torch.tensor(starts), slice(None))
+    batch = MiniBatch(input_rows, torch.tensor([[0, 0, 1]]), scored, None, torch.tensor([starts]), slice(None))
     hidden = torch.randn(model.num_layers, 3, model.hidden_size) if hidden is None else hidden
     scores, hidden = model(model.look_up(batch), batch.input_place, hidden, batch.starts)
     return scores[:, -len(SCORED) :], hidden

@@ -14,14 +14,16 @@ from evaluation import evaluate
 from lossfunction import LOSSES, make_loss_function
 from minibatch import Columns, MiniBatchMaker
 from model import GRU4Rec
-from optimizer import OPTIMIZERS, Optimizer, adagrad, make_rule
+from optimizer import OPTIMIZERS, Optimizer, adagrad, make_rule, sgd
 from training import Diverged, EpochProgress, train_epoch, training_step
 
 CPU = torch.device("cpu")
 MODES = ({}, {"embedding_dim": 4}, {"constrained_embedding": True})
 
 
-def make_training(sessions, n_items, *, loss="CrossEntropy", lr=0.1, n_sample=4, mode=None, dropout_hidden=0.0):
+def make_training(
+    sessions, n_items, *, loss="CrossEntropy", lr=0.1, n_sample=4, mode=None, dropout_hidden=0.0, n_clicks=1
+):
     torch.manual_seed(0)
     model = GRU4Rec(n_items, hidden_size=8, final_act="softmax", dropout_hidden=dropout_hidden, **(mode or {}))
     support = sessions.support(n_items)
@@ -29,7 +31,7 @@ def make_training(sessions, n_items, *, loss="CrossEntropy", lr=0.1, n_sample=4,
         model,
         Optimizer(model.network_parameters(), model.item_tables(), adagrad(lr, 0.1)),
         make_loss_function(loss, 1.0, 0.0, 0.5, torch.from_numpy(support)),
-        SessionParallelBatches(sessions, 4, min_alive=1 if n_sample else 2, block_steps=16),
+        SessionParallelBatches(sessions, 4, 1 if n_sample else 2, block_steps=16, n_clicks=n_clicks),
         NegativeSampler(support, 0.5, n_sample, 1, CPU),
     )
 
@@ -131,19 +133,21 @@ class Keeper:
         self.kept.append(copy.deepcopy(everything))
 
 
+@pytest.mark.parametrize("n_clicks", [1, 3])
 @pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
-def test_an_epoch_goes_on_from_any_step_as_if_it_had_not_stopped(mode):
-    assert_that_an_epoch_goes_on(mode, lambda: training_step)
+def test_an_epoch_goes_on_from_any_step_as_if_it_had_not_stopped(mode, n_clicks):
+    assert_that_an_epoch_goes_on(mode, n_clicks, lambda: training_step)
 
 
+@pytest.mark.parametrize("n_clicks", [1, 3])
 @pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
-def test_so_it_does_on_a_gpu(mode, as_on_a_gpu):
-    assert_that_an_epoch_goes_on(mode, lambda: GraphedStep(training_step))
+def test_so_it_does_on_a_gpu(mode, n_clicks, as_on_a_gpu):
+    assert_that_an_epoch_goes_on(mode, n_clicks, lambda: GraphedStep(training_step))
 
 
-def assert_that_an_epoch_goes_on(mode, make_step):
+def assert_that_an_epoch_goes_on(mode, n_clicks, make_step):
     sessions, _ = make_sessions(cycles(60))
-    whole = make_training(sessions, 12, mode=mode, dropout_hidden=0.5)
+    whole = make_training(sessions, 12, mode=mode, dropout_hidden=0.5, n_clicks=n_clicks)
     keeper = Keeper(whole[0], whole[1], steps=(1, 15, 16, 17, 31, 40, 47, 48, 60, 10**9))
     progress = EpochProgress(2)
     train_epoch(*whole, progress, keeper, step=make_step())
@@ -151,7 +155,7 @@ def assert_that_an_epoch_goes_on(mode, make_step):
     keeper.steps = (progress.step,)
     keeper.keep(progress)  # after the last step, nothing is left to do
     for weights, state, kept, random_state in keeper.kept:
-        rest = make_training(sessions, 12, mode=mode, dropout_hidden=0.5)
+        rest = make_training(sessions, 12, mode=mode, dropout_hidden=0.5, n_clicks=n_clicks)
         rest[0].load_state_dict(weights)
         rest[1].load_state_dict(state)
         torch.set_rng_state(random_state)
@@ -160,14 +164,17 @@ def assert_that_an_epoch_goes_on(mode, make_step):
         assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), rest[0].parameters(), strict=True))
 
 
+@pytest.mark.parametrize("n_clicks", [1, 3])
 @pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
 @pytest.mark.parametrize(("loss", "rule"), [*((loss, "Adagrad") for loss in LOSSES), ("TOP1", "Adam")])
-def test_repeated_rows_train_as_distinct_ones(loss, rule, mode, monkeypatch):
+def test_repeated_rows_train_as_distinct_ones(loss, rule, mode, n_clicks, monkeypatch):
     """Of twelve items in mini-batches of four lanes and nine negatives, most are there several times."""
     sessions, _ = make_sessions(cycles(60))
 
     def trained(repeated):
-        model, _, loss_function, batches, sampler = make_training(sessions, 12, loss=loss, n_sample=9, mode=mode)
+        model, _, loss_function, batches, sampler = make_training(
+            sessions, 12, loss=loss, n_sample=9, mode=mode, n_clicks=n_clicks
+        )
         monkeypatch.setattr("training.MiniBatchMaker", lambda *others, **_: MiniBatchMaker(*others, repeated))
         rule_of_optimizer = make_rule(rule, 0.05, 0.2, 1e-6)
         optimizer = Optimizer(model.network_parameters(), model.item_tables(), rule_of_optimizer, weight_decay=0.01)
@@ -178,6 +185,47 @@ def test_repeated_rows_train_as_distinct_ones(loss, rule, mode, monkeypatch):
     assert loss_of_repeated == pytest.approx(loss_of_distinct, rel=1e-5)
     for ours, theirs in zip(repeated, distinct, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_clicks", [1, 2, 50])
+@pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
+def test_gradients_flow_back_through_the_last_clicks_of_a_session(mode, n_clicks):
+    """Against whole tables, one lane at a time: 50 clicks are more than any session has, so that nothing is cut off."""
+    sessions, _ = make_sessions(cycles(12))
+    model, _, loss_function, batches, sampler = make_training(sessions, 12, mode=mode, n_clicks=n_clicks)
+    expected = copy.deepcopy(model)
+    carried = [None] * 4  # of each lane: items of its session so far, and the hidden states before each of them
+    for block in SessionParallelBatches(sessions, 4, block_steps=16):
+        negatives = sampler.draw(len(block), 0, block.first_step)
+        for k, (inputs, targets, starts, _) in enumerate(map(block.step, range(len(block)))):
+            loss = 0
+            for lane, item, target, is_start in zip(block.lanes[k], inputs, targets, starts, strict=False):
+                if is_start:
+                    carried[lane] = [], [expected.initial_hidden(1)]
+                items, states = carried[lane]
+                items.append(item)
+                first = max(len(items) - n_clicks, 0)
+                hidden = states[first]
+                for earlier in items[first:]:
+                    row = getattr(expected, expected.input_table)[earlier][None]
+                    hidden = expected.advance(row, hidden, torch.tensor([False]))
+                states.append(hidden.detach())
+                scores = expected.output_embedding @ hidden[-1, 0] + expected.output_bias
+                scored = torch.cat((target[None], targets[targets != target], negatives[k]))
+                n_same_targets = (targets == target).sum() - 1
+                scored = torch.cat((scored, target.expand(n_same_targets)))
+                loss = loss - scores[scored].log_softmax(0)[0] / 4
+            gradients = torch.autograd.grad(loss, list(expected.parameters()))
+            with torch.no_grad():
+                for parameter, gradient in zip(expected.parameters(), gradients, strict=True):
+                    parameter -= 0.1 * gradient
+
+    initial = copy.deepcopy(model)
+    optimizer = Optimizer(model.network_parameters(), model.item_tables(), sgd(0.1))
+    run_epoch((model, optimizer, loss_function, batches, sampler))
+    for ours, theirs, before in zip(model.parameters(), expected.parameters(), initial.parameters(), strict=True):
+        assert not torch.equal(ours, before)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_hidden_state_carries_no_graph():

@@ -1,5 +1,6 @@
 """Every flag reaches what it is for: a run with it differs from one without, in the way that it should."""
 
+import copy
 import re
 
 import pytest
@@ -60,6 +61,7 @@ CHANGES = [
     ("", "--momentum 0.1"),
     ("", "--weight_decay 0.1"),
     ("", "--eps 0.1"),
+    ("", "--bptt 3"),
     ("", "--batch_size 9"),
     ("", "--n_epochs 2"),
     ("", "--seed 23"),
@@ -136,6 +138,32 @@ def test_saving_within_an_epoch_goes_by_the_clock_or_by_steps(
     assert written[-1] is None
     assert len([progress for progress in written if progress]) == expected
     assert written[-2]["step"] == n_steps
+
+
+def test_a_checkpoint_within_an_epoch_has_a_hidden_state_for_every_click_of_bptt(data_folder, tmp_path):
+    kept = []
+
+    class Keeper:
+        def is_due(self, step):
+            return step == 7
+
+        def keep(self, progress):
+            kept.append(copy.deepcopy(whole.checkpoint(0, progress)))
+
+    parameters = training_parameters(parse_flags(f"{BASE} --data_folder {data_folder} --bptt 3".split()))
+    whole = TrainingRun(parameters)
+    whole.train_epoch(Keeper())
+    path = RunFolder.create(tmp_path).write_checkpoint(kept[0])
+    rest = TrainingRun(parameters, read_checkpoint(path))
+    rest.train_epoch()
+    assert all(
+        torch.equal(ours, theirs)
+        for ours, theirs in zip(whole.model.parameters(), rest.model.parameters(), strict=True)
+    )
+
+    kept[0]["within_epoch"]["hidden"].pop()
+    with pytest.raises(UserError, match="does not fit together: it has 2 hidden states for --bptt 3"):
+        TrainingRun(parameters, kept[0])
 
 
 def test_an_epoch_says_how_long_the_others_will_take(data_folder, tmp_path, capsys, monkeypatch):
