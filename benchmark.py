@@ -75,7 +75,8 @@ class _FirstBlocks:
     """The first steps of an epoch, as something that :func:`training.train_epoch` takes."""
 
     def __init__(self, batches: SessionParallelBatches, n_blocks: int):
-        self.batches, self.n_lanes, self.n_blocks = batches, batches.n_lanes, n_blocks
+        self.batches, self.n_blocks = batches, n_blocks
+        self.n_lanes, self.n_clicks = batches.n_lanes, batches.n_clicks
 
     def blocks(self, from_step: int = 0) -> Iterator[Block]:
         return itertools.islice(self.batches.blocks(from_step), self.n_blocks)
