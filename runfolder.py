@@ -109,7 +109,7 @@ class RunFolder:
             yield add
 
     def write_checkpoint(self, checkpoint: dict[str, Any]) -> Path:
-        """Write a checkpoint: all of ``CONTENT`` but the version. That of an ended epoch replaces the partial one.
+        """Write a checkpoint as :func:`write_checkpoint` does. That of an ended epoch replaces the partial one.
 
         Returns:
             Where it was written.
@@ -120,12 +120,21 @@ class RunFolder:
         partial = self.path / PARTIAL
         ended = checkpoint["within_epoch"] is None
         path = self.path / f"model_{checkpoint['epoch']:05d}.pt" if ended else partial
-        with atomic_write(path) as file:
-            for part in sealed({"format_version": FORMAT_VERSION} | checkpoint):
-                file.write(part)
+        write_checkpoint(path, checkpoint)
         if ended:
             partial.unlink(missing_ok=True)
         return path
+
+
+def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all: all of ``CONTENT`` but the version.
+
+    Raises:
+        UserError: it cannot be written; what was there before still is.
+    """
+    with atomic_write(path) as file:
+        for part in sealed(checkpoint | {"format_version": FORMAT_VERSION}):
+            file.write(part)
 
 
 def metrics_columns(ks: list[int]) -> list[str]:

@@ -1,0 +1,75 @@
+"""The mean of several epochs is a checkpoint like any other, and nothing but epochs of one run is averaged."""
+
+import numpy as np
+import pytest
+import torch
+
+from average import average
+from errors import UserError
+from parameters import parse_flags, training_parameters
+from preprocessing import VALID
+from runfolder import RunFolder, read_checkpoint, write_checkpoint
+from trainingrun import TrainingRun
+
+
+def trained(folder, data_folder, seed=1):
+    """The checkpoints of three epochs."""
+    line = f"--data_folder {data_folder} --hidden_size 4 --batch_size 8 --n_epochs 3 --device cpu --seed {seed}"
+    folder.mkdir()
+    run_folder = RunFolder.create(folder)
+    TrainingRun(training_parameters(parse_flags(line.split()))).train(run_folder)
+    return sorted(run_folder.path.glob("*.pt"))
+
+
+@pytest.fixture(scope="module")
+def epochs(data_folder, tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("average") / "run", data_folder)
+
+
+def test_it_is_the_last_epoch_with_the_mean_of_all_weights(epochs):
+    for paths in (epochs, epochs[::-1], epochs[1:]):
+        mean, single = average(paths), [read_checkpoint(path) for path in paths]
+        for name, weight in mean["model"].items():
+            expected = np.mean([checkpoint["model"][name].double().numpy() for checkpoint in single], axis=0)
+            np.testing.assert_allclose(weight.numpy(), expected, rtol=1e-5, atol=1e-7)
+            assert not torch.equal(weight, single[0]["model"][name])
+        last = read_checkpoint(epochs[-1])
+        assert mean["epoch"] == last["epoch"] == 2
+        assert mean["history"] == last["history"]
+
+
+def test_it_evaluates_and_recommends(epochs, data_folder, run_script, tmp_path):
+    said = run_script("average.py", *epochs, "--output", "mean.pt").stdout
+    assert said == "mean.pt: the mean of 3 epochs up to epoch 2\n"
+    where = ("--data_folder", data_folder, "--valid_data", VALID)
+    figures = [run_script("main.py", "--is_eval", "--load_model", path, *where).stdout for path in ("mean.pt", *epochs)]
+    assert all(line.startswith("Recall@20: ") for line in figures)
+    assert figures[0] not in figures[1:]
+    item = read_checkpoint(epochs[0])["item_ids"][0].item()
+    assert "rank" in run_script("recommend.py", "--load_model", "mean.pt", "--items", item).stdout
+
+
+def test_other_runs_and_repeated_epochs_are_refused(epochs, data_folder, tmp_path):
+    other = trained(tmp_path / "other", data_folder, seed=2)
+    with pytest.raises(UserError, match="is of another run than"):
+        average([epochs[0], other[1]])
+    for paths in ([epochs[0]], [epochs[0], epochs[0]]):
+        with pytest.raises(UserError, match="name two epochs at least"):
+            average(paths)
+
+
+def test_an_epoch_of_other_items_or_half_an_epoch_is_refused(epochs, tmp_path):
+    checkpoint = read_checkpoint(epochs[1])
+    write_checkpoint(tmp_path / "items.pt", checkpoint | {"item_ids": checkpoint["item_ids"] + 1})
+    with pytest.raises(UserError, match="is of another run than"):
+        average([epochs[0], tmp_path / "items.pt"])
+    write_checkpoint(tmp_path / "half.pt", checkpoint | {"within_epoch": {}})
+    with pytest.raises(UserError, match="was saved within an epoch"):
+        average([epochs[0], tmp_path / "half.pt"])
+
+
+def test_a_checkpoint_is_not_replaced_by_the_mean_with_it(epochs, run_script):
+    before = epochs[0].read_bytes()
+    said = run_script("average.py", *epochs, "--output", epochs[0], expect=2).stderr
+    assert said.endswith("is one of the checkpoints to average: name another file\n")
+    assert epochs[0].read_bytes() == before
