@@ -201,37 +201,40 @@ class GRU4Rec(nn.Module):
             Scores ``[b, C]`` of the C output rows, and the next hidden state ``[L, b, H]``.
         """
         values = {table: row_values for table, _, row_values, _ in rows}
-        for place, is_first in zip(input_place, starts, strict=True):
-            hidden = self.advance(values[self.input_table].index_select(0, place), hidden, is_first)
+        inputs = self.project(
+            values[self.input_table].index_select(0, input_place.flatten())
+        )  # of all T in one product
+        for x, is_first in zip(inputs.split(input_place.shape[1]), starts, strict=True):
+            hidden = self.advance(x, hidden, is_first)
         output_rows, bias = values["output_embedding"], values["output_bias"]
         bias = F.pad(bias, (len(output_rows) - len(bias), 0))  # items that are inputs alone come first
         return self.activate(score(hidden[-1], output_rows, bias)), hidden
 
-    def advance(self, input_rows: Tensor, hidden: Tensor, starts: Tensor) -> Tensor:
-        """Feed a click to every lane: ``input_rows`` of the input table [b, ...] to the next hidden state [L, b, H].
+    def project(self, input_rows: Tensor) -> Tensor:
+        """Rows of the input table [b, ...], some of them dropped, to inputs of the first layer's gates [b, 3H]."""
+        if self.training:
+            # A one-hot vector's only component is dropped or it is not, and the looked-up row with it.
+            input_rows = dropout(input_rows, self.dropout_input, by_row=self.one_hot)
+        return input_rows if self.one_hot else self.projections[0](input_rows)
+
+    def advance(self, x: Tensor, hidden: Tensor, starts: Tensor) -> Tensor:
+        """Feed a click to every lane: ``x`` [b, 3H] from :meth:`project` to the next hidden state [L, b, H].
 
         ``starts`` is ``[b]``, true or 1 for lanes that begin a session.
         """
         hidden = hidden.masked_fill(starts[:, None].bool(), 0)
-        x = self._drop_input(input_rows)
-        projections = list(self.projections)
-        if self.one_hot:
-            projections.insert(0, nn.Identity())
+        of_upper_layers = list(self.projections)[0 if self.one_hot else 1 :]
         outputs = []
-        for project, cell, state in zip(projections, self.cells, hidden.unbind(), strict=True):
+        for project, cell, state in zip([_identity, *of_upper_layers], self.cells, hidden.unbind(), strict=True):
             x = cell(project(x), state)
             if self.training:
                 x = dropout(x, self.dropout_hidden)
             outputs.append(x)
         return torch.stack(outputs)
 
-    def _drop_input(self, input_rows: Tensor) -> Tensor:
-        # A one-hot vector's only component is dropped or it is not, and the looked-up row with it.
-        return dropout(input_rows, self.dropout_input, by_row=self.one_hot) if self.training else input_rows
-
-    def input_rows(self, inputs: Tensor) -> Tensor:
-        """The rows of the input table [b, ...] for item indices [b], as :meth:`advance` takes them."""
-        return getattr(self, self.input_table).index_select(0, inputs)
+    def feed(self, inputs: Tensor, hidden: Tensor, starts: Tensor) -> Tensor:
+        """As :meth:`advance`, with item indices ``inputs`` [b] of any items."""
+        return self.advance(self.project(getattr(self, self.input_table).index_select(0, inputs)), hidden, starts)
 
     @torch.no_grad()
     def score_all(self, inputs: Tensor, hidden: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
@@ -246,7 +249,7 @@ class GRU4Rec(nn.Module):
         Returns:
             Scores ``[b, n_items]`` and the next hidden state ``[L, b, H]``.
         """
-        hidden = self.advance(self.input_rows(inputs), hidden, starts)
+        hidden = self.feed(inputs, hidden, starts)
         return score(hidden[-1], self.output_embedding, self.output_bias), hidden
 
 
@@ -291,8 +294,8 @@ def final_activation(name: str) -> Callable[[Tensor], Tensor]:
     )
 
 
-def _identity(scores: Tensor) -> Tensor:
-    return scores
+def _identity(x: Tensor) -> Tensor:
+    return x
 
 
 def _init_uniform(weight: Tensor, rows: int, columns: int, sigma: float) -> None:

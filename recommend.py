@@ -134,8 +134,7 @@ class Recommender:
         starts = torch.zeros(len(sessions), dtype=torch.bool, device=hidden.device)
         for position in range(lengths.max()):
             n_going = int((lengths > position).sum())
-            rows = self.model.input_rows(clicks[:n_going, position])
-            hidden[:, :n_going] = self.model.advance(rows, hidden[:, :n_going], starts[:n_going])
+            hidden[:, :n_going] = self.model.feed(clicks[:n_going, position], hidden[:, :n_going], starts[:n_going])
         last = torch.empty_like(hidden[-1])
         last[torch.from_numpy(longest_first).to(hidden.device)] = hidden[-1]
         return last

@@ -98,7 +98,8 @@ def test_one_hot_input_equals_a_product_with_one_hot_vectors(mode):
     inputs, hidden, none = torch.tensor([4, 4, 9]), torch.randn(1, 3, 6), torch.zeros(3, dtype=torch.bool)
     table = getattr(model, model.input_table)
     one_hot = nn.functional.one_hot(inputs, N_ITEMS).float()
-    torch.testing.assert_close(model.advance(one_hot @ table, hidden, none), model.score_all(inputs, hidden, none)[1])
+    x = model.project(one_hot @ table)
+    torch.testing.assert_close(model.advance(x, hidden, none), model.score_all(inputs, hidden, none)[1])
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -126,11 +127,13 @@ def test_what_is_scored_is_what_is_carried():
 
 
 def test_input_dropout_takes_components_of_an_embedding_and_whole_one_hot_inputs():
-    ones = torch.ones(400, 18)
-    one_hot = make_model("one-hot", dropout_input=0.25)._drop_input(ones)
+    one_hot = make_model("one-hot", dropout_input=0.25).project(torch.ones(400, 18))
     assert all(len(row.unique()) == 1 for row in one_hot)
     assert (one_hot[:, 0] == 0).float().mean() == pytest.approx(0.25, abs=0.08)
-    embedding = make_model("shared", dropout_input=0.25)._drop_input(ones)
+    model = make_model("shared", dropout_input=0.25)
+    nn.init.eye_(model.projections[0].weight)
+    nn.init.zeros_(model.projections[0].bias)
+    embedding = model.project(torch.ones(1200, 6))[:, :6].detach()
     assert (embedding == 0).float().mean() == pytest.approx(0.25, abs=0.03)
     assert any(len(row.unique()) == 2 for row in embedding)
     for kept in (one_hot, embedding):

@@ -207,8 +207,7 @@ def test_gradients_flow_back_through_the_last_clicks_of_a_session(mode, n_clicks
                 first = max(len(items) - n_clicks, 0)
                 hidden = states[first]
                 for earlier in items[first:]:
-                    row = getattr(expected, expected.input_table)[earlier][None]
-                    hidden = expected.advance(row, hidden, torch.tensor([False]))
+                    hidden = expected.feed(earlier[None], hidden, torch.tensor([False]))
                 states.append(hidden.detach())
                 scores = expected.output_embedding @ hidden[-1, 0] + expected.output_bias
                 scored = torch.cat((target[None], targets[targets != target], negatives[k]))
