@@ -5,58 +5,69 @@
 
 Late in training, weights wander around a good place more than they go to a better one, and the middle of where they
 were is often a better model than any of them (Izmailov et al., Averaging Weights Leads to Wider Optima and Better
-Generalization, UAI 2018). The mean is evaluated and recommends like every checkpoint. All but its weights is the last
-epoch's: the figures of its history, too, are those of single epochs.
+Generalization, UAI 2018). The mean is evaluated and recommends like every checkpoint, but training cannot go on from
+it. The figures of its history are those of single epochs.
 """
 
 from errors import FlagParser, UserError, run_script
 
 # isort: split
 import argparse
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from parameters import evaluation_parameters, same_experiment
+from parameters import FREE_ON_RESUME, evaluation_parameters
 from runfolder import EXAMPLE, read_checkpoint, write_checkpoint
 from trainingrun import restored_model, saved_parameters
 
 
-def mean_weights(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    r"""The mean of the weights of models of one kind, :math:`\frac{1}{n} \sum_k w_k`, by name."""
-    return {name: torch.stack([state[name] for state in states]).mean(dim=0) for name in states[0]}
-
-
 def average(paths: list[Path]) -> dict[str, Any]:
-    """The checkpoint of the last of some epochs, with the mean of the weights of all.
+    r"""A checkpoint with the mean of the weights of some epochs, :math:`\frac{1}{n} \sum_k w_k`.
+
+    It has no optimizer state, so that training does not go on from it; all the rest is the last epoch's.
 
     Raises:
         UserError: a file is unusable, or they are not different ended epochs of one run.
     """
-    epochs = [_read_epoch(path) for path in paths]
-    _, first_parameters, first_items = epochs[0]
-    for path, (_, parameters, items) in zip(paths, epochs, strict=True):
-        if items != first_items or not same_experiment(vars(first_parameters), parameters):
+    by_epoch: dict[int, Path] = {}
+    total: dict[str, Tensor] = {}
+    for path in paths:
+        checkpoint = _read_epoch(path)
+        run = _what_a_run_keeps(checkpoint)
+        if not by_epoch:
+            last, first_run = checkpoint, run
+        if run != first_run:
             raise UserError(f"{path} is of another run than {paths[0]}: name epochs of one run")
-    checkpoints = {checkpoint["epoch"]: checkpoint for checkpoint, _, _ in epochs}
-    if len(checkpoints) < max(len(paths), 2):
-        raise UserError(f"{', '.join(map(str, paths))}: name two epochs at least, and none of them twice")
-    weights = mean_weights([checkpoint["model"] for checkpoint in checkpoints.values()])
-    return checkpoints[max(checkpoints)] | {"model": weights}
+        epoch = checkpoint["epoch"]
+        if epoch in by_epoch:
+            raise UserError(f"{by_epoch[epoch]} and {path} are both of epoch {epoch}: name every epoch once")
+        by_epoch[epoch] = path
+        for name, weight in checkpoint["model"].items():
+            total[name] = total.get(name, 0) + weight.double()
+        if epoch > last["epoch"]:
+            last = checkpoint
+    if len(paths) < 2:
+        raise UserError(f"{paths[0]} is a single epoch: name two at least")
+    return last | {"model": {name: (weight / len(paths)).float() for name, weight in total.items()}}
 
 
-def _read_epoch(path: Path) -> tuple[dict[str, Any], Namespace, list[int | str]]:
-    """A checkpoint whose weights fit its parameters and its items; and these."""
-    checkpoint = read_checkpoint(path)
+def _read_epoch(path: Path) -> dict[str, Any]:
+    """A checkpoint whose weights fit its parameters and its items, without its optimizer's state."""
+    checkpoint = read_checkpoint(path) | {"optimizer": {}}
     if checkpoint["within_epoch"] is not None:
         raise UserError(f"{path} was saved within an epoch: name ended epochs, such as {EXAMPLE}")
-    parameters = evaluation_parameters(saved_parameters(checkpoint, path), {"load_model": str(path)})
-    restored_model(parameters, checkpoint)
+    parameters = saved_parameters(checkpoint, path)
+    restored_model(evaluation_parameters(parameters, {"load_model": str(path)}), checkpoint)
+    return checkpoint | {"parameters": parameters}
+
+
+def _what_a_run_keeps(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], list[int | str], list[int]]:
+    """What is the same in all checkpoints of a run, wherever its files are: parameters, items, support."""
+    parameters = {name: value for name, value in checkpoint["parameters"].items() if name not in FREE_ON_RESUME}
     items = checkpoint["item_ids"]
-    return checkpoint, parameters, items if isinstance(items, list) else items.tolist()
+    return parameters, items if isinstance(items, list) else items.tolist(), checkpoint["support"].tolist()
 
 
 def parse_flags() -> argparse.Namespace:
@@ -68,8 +79,8 @@ def parse_flags() -> argparse.Namespace:
 
 def main() -> None:
     flags = parse_flags()
-    if any(flags.output.resolve() == path.resolve() for path in flags.checkpoints):
-        raise UserError(f"--output {flags.output} is one of the checkpoints to average: name another file")
+    if flags.output.exists():
+        raise UserError(f"--output {flags.output} is there already: name another file")
     checkpoint = average(flags.checkpoints)
     write_checkpoint(flags.output, checkpoint)
     print(f"{flags.output}: the mean of {len(flags.checkpoints)} epochs up to epoch {checkpoint['epoch']}")

@@ -76,7 +76,7 @@ class _FirstBlocks:
 
     def __init__(self, batches: SessionParallelBatches, n_blocks: int):
         self.batches, self.n_blocks = batches, n_blocks
-        self.n_lanes, self.n_clicks = batches.n_lanes, batches.n_clicks
+        self.n_lanes, self.bptt = batches.n_lanes, batches.bptt
 
     def blocks(self, from_step: int = 0) -> Iterator[Block]:
         return itertools.islice(self.batches.blocks(from_step), self.n_blocks)
@@ -107,7 +107,8 @@ def steps_per_second(
     optimizer = Optimizer(model.network_parameters(), model.item_tables(), rule)
     loss_function = make_loss_function(p.loss_type, p.bpreg, p.logq, p.sample_alpha, support.to(device))
     n_blocks = 10 if device.type == "cuda" else 2  # so many that the layout of the first one does not count
-    batches = _FirstBlocks(SessionParallelBatches(sessions, p.batch_size, min_alive=1 if p.n_sample else 2), n_blocks)
+    min_alive = 1 if p.n_sample else 2
+    batches = _FirstBlocks(SessionParallelBatches(sessions, p.batch_size, min_alive, bptt=p.bptt), n_blocks)
     sampler = NegativeSampler(support.numpy(), p.sample_alpha, p.n_sample, p.seed, device)
     step = choose_step(compilation, device)
 

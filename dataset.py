@@ -195,21 +195,25 @@ class Block:
         grid: ``[T + 1 + T + 1, K, B]`` int64: inputs, targets, starts and lanes as in :class:`Step`, padded behind the
             live ones; inputs and starts of the T last clicks of each lane's session, the current one last. Where the
             session has fewer, its first click is repeated, and each time it begins the session.
+
+    Attributes:
+        inputs, starts: ``[T, K, B]``.
+        targets, lanes: ``[K, B]``.
     """
 
     def __init__(self, first_step: int, alive: list[int], grid: Tensor):
         self.first_step = first_step
         self.alive = alive
         self.grid = grid
-        n_clicks = len(grid) // 2 - 1
-        self.inputs, (self.targets,), starts, (self.lanes,) = grid.split((n_clicks, 1, n_clicks, 1))
+        bptt = len(grid) // 2 - 1
+        self.inputs, (self.targets,), starts, (self.lanes,) = grid.split((bptt, 1, bptt, 1))
         self.starts = starts.bool()
 
     def __len__(self) -> int:
         return len(self.alive)
 
     def step(self, k: int) -> Step:
-        """Row k."""
+        """Row k, the current click of each lane alone."""
         b = self.alive[k]
         return Step(self.inputs[-1, k, :b], self.targets[k, :b], self.starts[-1, k, :b], self.live_lanes(k))
 
@@ -237,7 +241,7 @@ class SessionParallelBatches:
         n_lanes: B, the size of a mini-batch.
         min_alive: 1, or 2 where the other lanes' targets are the only negatives.
         block_steps: K, how many steps a block has (the last one may have fewer).
-        n_clicks: T, how many of a lane's clicks a block tells in each step: the current one, and those before it.
+        bptt: T, how many of a lane's clicks a block tells in each step: the current one, and those before it.
     """
 
     def __init__(
@@ -246,13 +250,13 @@ class SessionParallelBatches:
         n_lanes: int,
         min_alive: int = 1,
         block_steps: int = BLOCK_STEPS,
-        n_clicks: int = 1,
+        bptt: int = 1,
     ):
         self.sessions = sessions
         self.n_lanes = n_lanes
         self.min_alive = min_alive
         self.block_steps = block_steps
-        self.n_clicks = n_clicks
+        self.bptt = bptt
 
     def __iter__(self) -> Iterator[Block]:
         return self.blocks()
@@ -299,11 +303,11 @@ class SessionParallelBatches:
         click = np.repeat(offsets[session], taken) + transition
         cell = np.repeat(first_cell - first_step * n_lanes, taken) + transition * n_lanes
 
-        n_clicks = self.n_clicks
-        grid = np.zeros((2 * n_clicks + 2, self.block_steps, n_lanes), dtype=np.int64)
-        inputs, (targets,), starts, (lanes,) = np.split(grid, np.cumsum((n_clicks, 1, n_clicks)))
+        bptt = self.bptt
+        grid = np.zeros((2 * bptt + 2, self.block_steps, n_lanes), dtype=np.int64)
+        inputs, (targets,), starts, (lanes,) = np.split(grid, np.cumsum((bptt, 1, bptt)))
         live = np.zeros((self.block_steps, n_lanes), dtype=np.bool_)
-        for ago in range(n_clicks):
+        for ago in range(bptt):
             inputs[-1 - ago].flat[cell] = items[click - np.minimum(ago, transition)]
             starts[-1 - ago].flat[cell] = transition <= ago
         targets.flat[cell] = items[click + 1]

@@ -43,7 +43,8 @@ def main() -> int:
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             reason = str(error).partition("\n")[0]
-            raise UserError(f"out of memory; lower --batch_size, --n_sample or --hidden_size ({reason})") from error
+            flags = "--batch_size, --n_sample, --hidden_size or --bptt"
+            raise UserError(f"out of memory; lower {flags} ({reason})") from error
         raise
 
 
@@ -74,7 +75,7 @@ def resume(flags: dict[str, Any]) -> int:
         except UserError as error:
             warn(str(error))
             continue
-        if found:
+        if found and checkpoint["optimizer"]:
             return go_on(path, checkpoint, vars(parameters), RunFolder(path.parent))
     print(f"no checkpoint with these parameters in {checkpoint_dir}: starting anew")
     return train(TrainingRun(parameters))
@@ -82,6 +83,10 @@ def resume(flags: dict[str, Any]) -> int:
 
 def go_on(path: Path, checkpoint: dict[str, Any], flags: dict[str, Any], folder: RunFolder | None = None) -> int:
     """Go on training from a checkpoint, in its own folder or, without one, in a new one."""
+    if not checkpoint["optimizer"]:
+        raise UserError(
+            f"{path} is the mean of several epochs: go on from one of them (or, with --is_eval, evaluate it)"
+        )
     parameters = resumed_parameters(saved_parameters(checkpoint, path), flags)
     parameters.load_model = str(path)
     n_ended = checkpoint["epoch"] + (checkpoint["within_epoch"] is None)

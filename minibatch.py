@@ -50,7 +50,8 @@ class MiniBatch(NamedTuple):
         scored_rows: ``[S]`` int64, the targets and negatives: the rows of the output bias. Where inputs are looked up
             in the output table, ``input_rows`` end with them.
         columns: the columns of the scores: ``scored_rows``, or all ``input_rows`` where these are of the output table;
-            an item that is an input alone is scored, too, because that costs less than to leave it out, and counted 0.
+            an item that is an input alone is scored, too, because with T = 1 that costs less than to leave it out, and
+            counted 0.
         starts: ``[T, b]``, true or 1 for inputs that begin a session.
         lanes: which of all lanes these are, see :class:`dataset.Step`.
         input_stand_in: ``[R]`` int64, which of ``input_rows`` stands for each of them; None where rows are distinct.

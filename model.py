@@ -201,9 +201,8 @@ class GRU4Rec(nn.Module):
             Scores ``[b, C]`` of the C output rows, and the next hidden state ``[L, b, H]``.
         """
         values = {table: row_values for table, _, row_values, _ in rows}
-        inputs = self.project(
-            values[self.input_table].index_select(0, input_place.flatten())
-        )  # of all T in one product
+        input_rows = values[self.input_table].index_select(0, input_place.flatten())
+        inputs = self.project(input_rows)  # of all T clicks in one product
         for x, is_first in zip(inputs.split(input_place.shape[1]), starts, strict=True):
             hidden = self.advance(x, hidden, is_first)
         output_rows, bias = values["output_embedding"], values["output_bias"]
@@ -211,7 +210,7 @@ class GRU4Rec(nn.Module):
         return self.activate(score(hidden[-1], output_rows, bias)), hidden
 
     def project(self, input_rows: Tensor) -> Tensor:
-        """Rows of the input table [b, ...], some of them dropped, to inputs of the first layer's gates [b, 3H]."""
+        """Rows of the input table [n, ...], with dropout in training, to inputs of the first layer's gates [n, 3H]."""
         if self.training:
             # A one-hot vector's only component is dropped or it is not, and the looked-up row with it.
             input_rows = dropout(input_rows, self.dropout_input, by_row=self.one_hot)
@@ -233,7 +232,7 @@ class GRU4Rec(nn.Module):
         return torch.stack(outputs)
 
     def feed(self, inputs: Tensor, hidden: Tensor, starts: Tensor) -> Tensor:
-        """As :meth:`advance`, with item indices ``inputs`` [b] of any items."""
+        """As :meth:`advance`, for item indices ``inputs`` [b], looked up in the whole input table."""
         return self.advance(self.project(getattr(self, self.input_table).index_select(0, inputs)), hidden, starts)
 
     @torch.no_grad()

@@ -30,7 +30,7 @@ CONTENT = {  # what a checkpoint holds, by name and type
     "item_ids": (torch.Tensor, list),  # [n_items] int64, the id of every item index; a list of str if ids are text
     "support": torch.Tensor,  # [n_items] int64, how often each item was clicked in training
     "model": dict,  # state dict
-    "optimizer": dict,  # state dict
+    "optimizer": dict,  # state dict; empty in a mean of several epochs, see average.py
     "epoch": int,  # the epoch that has just ended, from 0; with within_epoch, the one that has not
     "within_epoch": (dict, type(None)),  # how far it has come, see training.EpochProgress
     "history": list,  # a row of metrics.csv per epoch that has ended

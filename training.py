@@ -121,7 +121,7 @@ def train_epoch(
     model.train()
     batch_size = batches.n_lanes
     if progress.hidden is None:
-        progress.hidden = [model.initial_hidden(batch_size)] * batches.n_clicks
+        progress.hidden = [model.initial_hidden(batch_size)] * batches.bptt
     device = progress.hidden[0].device
     maker = MiniBatchMaker(len(model.output_bias), model.shared, device, repeated=device.type == "cuda")
 

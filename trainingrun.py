@@ -108,7 +108,7 @@ class TrainingRun:
             p.loss_type, p.bpreg, p.logq, p.sample_alpha, self.support.to(self.device)
         )
         self.batches = SessionParallelBatches(
-            self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2, n_clicks=p.bptt
+            self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2, bptt=p.bptt
         )
         self.sampler = NegativeSampler(self.support.numpy(), p.sample_alpha, p.n_sample, p.seed, self.device)
         n_steps = p.n_epochs * self.sessions.n_transitions // p.batch_size
@@ -245,6 +245,8 @@ class TrainingRun:
                 if self.progress.epoch != checkpoint["epoch"] or self.progress.step < 0:
                     raise ValueError("it is nowhere within its epoch")
                 states = self.progress.hidden
+                if isinstance(states, Tensor):  # of a version before --bptt
+                    states = [states]
                 if len(states) != self.parameters.bptt:
                     raise ValueError(f"it has {len(states)} hidden states for --bptt {self.parameters.bptt}")
                 self.progress.hidden = [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import main
 from average import average
 from errors import UserError
 from parameters import parse_flags, training_parameters
@@ -11,10 +12,12 @@ from preprocessing import VALID
 from runfolder import RunFolder, read_checkpoint, write_checkpoint
 from trainingrun import TrainingRun
 
+LINE = "--hidden_size 4 --batch_size 8 --n_epochs 3 --device cpu"
+
 
 def trained(folder, data_folder, seed=1):
     """The checkpoints of three epochs."""
-    line = f"--data_folder {data_folder} --hidden_size 4 --batch_size 8 --n_epochs 3 --device cpu --seed {seed}"
+    line = f"{LINE} --data_folder {data_folder} --seed {seed}"
     folder.mkdir()
     run_folder = RunFolder.create(folder)
     TrainingRun(training_parameters(parse_flags(line.split()))).train(run_folder)
@@ -53,9 +56,10 @@ def test_other_runs_and_repeated_epochs_are_refused(epochs, data_folder, tmp_pat
     other = trained(tmp_path / "other", data_folder, seed=2)
     with pytest.raises(UserError, match="is of another run than"):
         average([epochs[0], other[1]])
-    for paths in ([epochs[0]], [epochs[0], epochs[0]]):
-        with pytest.raises(UserError, match="name two epochs at least"):
-            average(paths)
+    with pytest.raises(UserError, match="is a single epoch: name two at least"):
+        average(epochs[:1])
+    with pytest.raises(UserError, match="are both of epoch 1: name every epoch once"):
+        average([*epochs, epochs[1]])
 
 
 def test_an_epoch_of_other_items_or_half_an_epoch_is_refused(epochs, tmp_path):
@@ -68,8 +72,25 @@ def test_an_epoch_of_other_items_or_half_an_epoch_is_refused(epochs, tmp_path):
         average([epochs[0], tmp_path / "half.pt"])
 
 
-def test_a_checkpoint_is_not_replaced_by_the_mean_with_it(epochs, run_script):
+def test_weights_that_do_not_fit_are_refused(epochs, tmp_path):
+    checkpoint = read_checkpoint(epochs[1])
+    write_checkpoint(tmp_path / "cut.pt", checkpoint | {"model": checkpoint["model"] | {"output_bias": torch.zeros(3)}})
+    with pytest.raises(UserError, match="does not fit together"):
+        average([epochs[0], tmp_path / "cut.pt"])
+
+
+def test_no_file_is_replaced(epochs, run_script):
     before = epochs[0].read_bytes()
-    said = run_script("average.py", *epochs, "--output", epochs[0], expect=2).stderr
-    assert said.endswith("is one of the checkpoints to average: name another file\n")
+    said = run_script("average.py", *epochs[1:], "--output", epochs[0], expect=2).stderr
+    assert said.endswith("is there already: name another file\n")
     assert epochs[0].read_bytes() == before
+
+
+def test_training_does_not_go_on_from_a_mean(epochs, data_folder, tmp_path, capsys):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    write_checkpoint(folder / "mean.pt", average(epochs))
+    with pytest.raises(UserError, match="mean.pt is the mean of several epochs: go on from one of them"):
+        main.run({"load_model": str(folder / "mean.pt"), "n_epochs": 4})
+    main.run(parse_flags(f"{LINE} --data_folder {data_folder} --seed 1 --resume --checkpoint_dir {tmp_path}".split()))
+    assert "starting anew" in capsys.readouterr().out

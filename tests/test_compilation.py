@@ -27,10 +27,10 @@ def make_parts(loss, lr=0.1, momentum=0.3, weight_decay=0.0, bpreg=0.7, device=C
     return model, optimizer, make_loss_function(loss, bpreg, 1.0, 0.5, support)
 
 
-def random_mini_batches(n_steps, shared, repeated=False, device=CPU, n_clicks=1):
+def random_mini_batches(n_steps, shared, repeated=False, device=CPU, bptt=1):
     generator = torch.Generator().manual_seed(1)
-    clicks = torch.randint(N_ITEMS, (n_clicks + 1, n_steps, N_LANES), generator=generator)
-    starts = (torch.rand(n_clicks, n_steps, N_LANES, generator=generator) < 0.2).long()
+    clicks = torch.randint(N_ITEMS, (bptt + 1, n_steps, N_LANES), generator=generator)
+    starts = (torch.rand(bptt, n_steps, N_LANES, generator=generator) < 0.2).long()
     lanes = torch.arange(N_LANES).expand(1, n_steps, -1)
     block = Block(0, [N_LANES] * n_steps, torch.cat((clicks, starts, lanes)))
     negatives = torch.randint(N_ITEMS, (n_steps, N_SAMPLE), generator=generator)
@@ -55,7 +55,7 @@ CASES = [
     ("TOP1", {"num_layers": 2}, pytest.mark.long),
     ("BPR", {"constrained_embedding": True}, pytest.mark.long),
 ]
-N_CLICKS = {"BPR": 3}  # that gradients flow back through; otherwise 1
+BPTT = {"BPR": 3}  # that gradients flow back through; otherwise 1
 
 
 @pytest.mark.parametrize(("loss", "settings"), [pytest.param(*case[:2], marks=case[2], id=case[0]) for case in CASES])
@@ -65,7 +65,7 @@ def test_compiled_steps_compute_the_same_with_several_threads_too(loss, settings
     torch.set_num_threads(2)
     try:
         plain, compiled = make_parts(loss, **settings), make_parts(loss, **settings)
-        mini_batches = random_mini_batches(60, plain[0].shared, n_clicks=N_CLICKS.get(loss, 1))
+        mini_batches = random_mini_batches(60, plain[0].shared, bptt=BPTT.get(loss, 1))
         expected = run(training_step, plain, mini_batches)
         step = CompiledStep()
         assert run(step, compiled, mini_batches) == pytest.approx(expected, rel=1e-3)

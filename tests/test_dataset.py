@@ -86,16 +86,16 @@ def test_every_transition_is_used_once(sessions, n_lanes):
 
 @settings(max_examples=100, deadline=None)
 @given(session_lists, st.integers(1, 12), st.integers(1, 9), st.integers(1, 7))
-def test_a_block_tells_the_last_clicks_of_each_session(sessions, n_lanes, block_steps, n_clicks):
+def test_a_block_tells_the_last_clicks_of_each_session(sessions, n_lanes, block_steps, bptt):
     encoded, index = make_sessions(sessions)
     where = {item: (session, place) for session in sessions for place, item in enumerate(session)}  # no item twice
-    for block in SessionParallelBatches(encoded, n_lanes, 1, block_steps, n_clicks):
-        assert block.inputs.shape == block.starts.shape == (n_clicks, len(block), n_lanes)
+    for block in SessionParallelBatches(encoded, n_lanes, 1, block_steps, bptt):
+        assert block.inputs.shape == block.starts.shape == (bptt, len(block), n_lanes)
         for k, n_alive in enumerate(block.alive):
             for lane in range(n_alive):
                 items = index.ids[block.inputs[:, k, lane].numpy()].tolist()
                 session, place = where[items[-1]]
-                assert items == [session[max(place - ago, 0)] for ago in reversed(range(n_clicks))]
+                assert items == [session[max(place - ago, 0)] for ago in reversed(range(bptt))]
                 assert block.starts[:, k, lane].tolist() == [item == session[0] for item in items]
 
 

@@ -11,21 +11,21 @@ from minibatch import MiniBatchMaker
 CPU = torch.device("cpu")
 
 
-def blocks_and_negatives(n_sample, n_clicks=1):
+def blocks_and_negatives(n_sample, bptt=1):
     """Blocks of six lanes over nine items, the last lanes' deaths included, with negatives for every step."""
     rng = np.random.default_rng(3)
     sessions, _ = make_sessions([rng.integers(0, 9, rng.integers(2, 30)).tolist() for _ in range(20)])
-    for block in SessionParallelBatches(sessions, 6, 1 if n_sample else 2, block_steps=40, n_clicks=n_clicks):
+    for block in SessionParallelBatches(sessions, 6, 1 if n_sample else 2, block_steps=40, bptt=bptt):
         yield block, torch.from_numpy(rng.integers(0, 9, (len(block), n_sample)))
 
 
 @pytest.mark.parametrize("repeated", [False, True])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("n_sample", [0, 5])
-@pytest.mark.parametrize("n_clicks", [1, 3])
-def test_mini_batches_hold_the_clicks_and_negatives(n_clicks, n_sample, shared, repeated):
+@pytest.mark.parametrize("bptt", [1, 3])
+def test_mini_batches_hold_the_clicks_and_negatives(bptt, n_sample, shared, repeated):
     maker = MiniBatchMaker(9, shared, CPU, repeated)
-    for block, negatives in blocks_and_negatives(n_sample, n_clicks):
+    for block, negatives in blocks_and_negatives(n_sample, bptt):
         mini_batches = list(maker.mini_batches(block, negatives))
         assert len(mini_batches) == len(block)
         for k, batch in enumerate(mini_batches):
@@ -43,9 +43,9 @@ def test_mini_batches_hold_the_clicks_and_negatives(n_clicks, n_sample, shared, 
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("n_sample", [0, 5])
-@pytest.mark.parametrize("n_clicks", [1, 3])
-def test_distinct_rows_are_there_once(n_clicks, n_sample, shared):
-    for block, negatives in blocks_and_negatives(n_sample, n_clicks):
+@pytest.mark.parametrize("bptt", [1, 3])
+def test_distinct_rows_are_there_once(bptt, n_sample, shared):
+    for block, negatives in blocks_and_negatives(n_sample, bptt):
         for k, batch in enumerate(MiniBatchMaker(9, shared, CPU).mini_batches(block, negatives)):
             targets = block.step(k).targets
             inputs = block.inputs[:, k, : len(targets)].flatten()
@@ -63,9 +63,9 @@ def test_distinct_rows_are_there_once(n_clicks, n_sample, shared):
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("n_sample", [0, 5])
-@pytest.mark.parametrize("n_clicks", [1, 3])
-def test_of_repeated_rows_one_stands_for_all(n_clicks, n_sample, shared):
-    for block, negatives in blocks_and_negatives(n_sample, n_clicks):
+@pytest.mark.parametrize("bptt", [1, 3])
+def test_of_repeated_rows_one_stands_for_all(bptt, n_sample, shared):
+    for block, negatives in blocks_and_negatives(n_sample, bptt):
         for k, batch in enumerate(MiniBatchMaker(9, shared, CPU, repeated=True).mini_batches(block, negatives)):
             targets = block.step(k).targets
             inputs = block.inputs[:, k, : len(targets)].flatten()
@@ -85,9 +85,9 @@ def test_of_repeated_rows_one_stands_for_all(n_clicks, n_sample, shared):
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("n_clicks", [1, 3])
-def test_a_mini_batch_is_views_of_what_it_is_packed_in(n_clicks, shared):
-    (block, negatives), *_ = blocks_and_negatives(5, n_clicks)
+@pytest.mark.parametrize("bptt", [1, 3])
+def test_a_mini_batch_is_views_of_what_it_is_packed_in(bptt, shared):
+    (block, negatives), *_ = blocks_and_negatives(5, bptt)
     first, second, *_ = MiniBatchMaker(9, shared, CPU, repeated=True).mini_batches(block, negatives)
     buffer = first.packed.clone()
     moved = first.moved_to(buffer)

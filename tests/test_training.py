@@ -21,9 +21,7 @@ CPU = torch.device("cpu")
 MODES = ({}, {"embedding_dim": 4}, {"constrained_embedding": True})
 
 
-def make_training(
-    sessions, n_items, *, loss="CrossEntropy", lr=0.1, n_sample=4, mode=None, dropout_hidden=0.0, n_clicks=1
-):
+def make_training(sessions, n_items, *, loss="CrossEntropy", lr=0.1, n_sample=4, mode=None, dropout_hidden=0.0, bptt=1):
     torch.manual_seed(0)
     model = GRU4Rec(n_items, hidden_size=8, final_act="softmax", dropout_hidden=dropout_hidden, **(mode or {}))
     support = sessions.support(n_items)
@@ -31,7 +29,7 @@ def make_training(
         model,
         Optimizer(model.network_parameters(), model.item_tables(), adagrad(lr, 0.1)),
         make_loss_function(loss, 1.0, 0.0, 0.5, torch.from_numpy(support)),
-        SessionParallelBatches(sessions, 4, 1 if n_sample else 2, block_steps=16, n_clicks=n_clicks),
+        SessionParallelBatches(sessions, 4, 1 if n_sample else 2, block_steps=16, bptt=bptt),
         NegativeSampler(support, 0.5, n_sample, 1, CPU),
     )
 
@@ -133,21 +131,21 @@ class Keeper:
         self.kept.append(copy.deepcopy(everything))
 
 
-@pytest.mark.parametrize("n_clicks", [1, 3])
+@pytest.mark.parametrize("bptt", [1, 3])
 @pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
-def test_an_epoch_goes_on_from_any_step_as_if_it_had_not_stopped(mode, n_clicks):
-    assert_that_an_epoch_goes_on(mode, n_clicks, lambda: training_step)
+def test_an_epoch_goes_on_from_any_step_as_if_it_had_not_stopped(mode, bptt):
+    assert_that_an_epoch_goes_on(mode, bptt, lambda: training_step)
 
 
-@pytest.mark.parametrize("n_clicks", [1, 3])
+@pytest.mark.parametrize("bptt", [1, 3])
 @pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
-def test_so_it_does_on_a_gpu(mode, n_clicks, as_on_a_gpu):
-    assert_that_an_epoch_goes_on(mode, n_clicks, lambda: GraphedStep(training_step))
+def test_so_it_does_on_a_gpu(mode, bptt, as_on_a_gpu):
+    assert_that_an_epoch_goes_on(mode, bptt, lambda: GraphedStep(training_step))
 
 
-def assert_that_an_epoch_goes_on(mode, n_clicks, make_step):
+def assert_that_an_epoch_goes_on(mode, bptt, make_step):
     sessions, _ = make_sessions(cycles(60))
-    whole = make_training(sessions, 12, mode=mode, dropout_hidden=0.5, n_clicks=n_clicks)
+    whole = make_training(sessions, 12, mode=mode, dropout_hidden=0.5, bptt=bptt)
     keeper = Keeper(whole[0], whole[1], steps=(1, 15, 16, 17, 31, 40, 47, 48, 60, 10**9))
     progress = EpochProgress(2)
     train_epoch(*whole, progress, keeper, step=make_step())
@@ -155,7 +153,7 @@ def assert_that_an_epoch_goes_on(mode, n_clicks, make_step):
     keeper.steps = (progress.step,)
     keeper.keep(progress)  # after the last step, nothing is left to do
     for weights, state, kept, random_state in keeper.kept:
-        rest = make_training(sessions, 12, mode=mode, dropout_hidden=0.5, n_clicks=n_clicks)
+        rest = make_training(sessions, 12, mode=mode, dropout_hidden=0.5, bptt=bptt)
         rest[0].load_state_dict(weights)
         rest[1].load_state_dict(state)
         torch.set_rng_state(random_state)
@@ -164,16 +162,16 @@ def assert_that_an_epoch_goes_on(mode, n_clicks, make_step):
         assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), rest[0].parameters(), strict=True))
 
 
-@pytest.mark.parametrize("n_clicks", [1, 3])
+@pytest.mark.parametrize("bptt", [1, 3])
 @pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
 @pytest.mark.parametrize(("loss", "rule"), [*((loss, "Adagrad") for loss in LOSSES), ("TOP1", "Adam")])
-def test_repeated_rows_train_as_distinct_ones(loss, rule, mode, n_clicks, monkeypatch):
+def test_repeated_rows_train_as_distinct_ones(loss, rule, mode, bptt, monkeypatch):
     """Of twelve items in mini-batches of four lanes and nine negatives, most are there several times."""
     sessions, _ = make_sessions(cycles(60))
 
     def trained(repeated):
         model, _, loss_function, batches, sampler = make_training(
-            sessions, 12, loss=loss, n_sample=9, mode=mode, n_clicks=n_clicks
+            sessions, 12, loss=loss, n_sample=9, mode=mode, bptt=bptt
         )
         monkeypatch.setattr("training.MiniBatchMaker", lambda *others, **_: MiniBatchMaker(*others, repeated))
         rule_of_optimizer = make_rule(rule, 0.05, 0.2, 1e-6)
@@ -187,12 +185,12 @@ def test_repeated_rows_train_as_distinct_ones(loss, rule, mode, n_clicks, monkey
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("n_clicks", [1, 2, 50])
+@pytest.mark.parametrize("bptt", [1, 2, 50])
 @pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
-def test_gradients_flow_back_through_the_last_clicks_of_a_session(mode, n_clicks):
+def test_gradients_flow_back_through_the_last_clicks_of_a_session(mode, bptt):
     """Against whole tables, one lane at a time: 50 clicks are more than any session has, so that nothing is cut off."""
     sessions, _ = make_sessions(cycles(12))
-    model, _, loss_function, batches, sampler = make_training(sessions, 12, mode=mode, n_clicks=n_clicks)
+    model, _, loss_function, batches, sampler = make_training(sessions, 12, mode=mode, bptt=bptt)
     expected = copy.deepcopy(model)
     carried = [None] * 4  # of each lane: items of its session so far, and the hidden states before each of them
     for block in SessionParallelBatches(sessions, 4, block_steps=16):
@@ -204,7 +202,7 @@ def test_gradients_flow_back_through_the_last_clicks_of_a_session(mode, n_clicks
                     carried[lane] = [], [expected.initial_hidden(1)]
                 items, states = carried[lane]
                 items.append(item)
-                first = max(len(items) - n_clicks, 0)
+                first = max(len(items) - bptt, 0)
                 hidden = states[first]
                 for earlier in items[first:]:
                     hidden = expected.feed(earlier[None], hidden, torch.tensor([False]))

@@ -161,6 +161,10 @@ def test_a_checkpoint_within_an_epoch_has_a_hidden_state_for_every_click_of_bptt
         for ours, theirs in zip(whole.model.parameters(), rest.model.parameters(), strict=True)
     )
 
+    before_bptt = copy.deepcopy(kept[0])  # a checkpoint of the versions before --bptt has a tensor here
+    before_bptt["within_epoch"]["hidden"] = before_bptt["within_epoch"]["hidden"][0]
+    with pytest.raises(UserError, match="does not fit together: it has 1 hidden states for --bptt 3"):
+        TrainingRun(parameters, before_bptt)
     kept[0]["within_epoch"]["hidden"].pop()
     with pytest.raises(UserError, match="does not fit together: it has 2 hidden states for --bptt 3"):
         TrainingRun(parameters, kept[0])
