@@ -55,7 +55,7 @@ CASES = [
     ("TOP1", {"num_layers": 2}, pytest.mark.long),
     ("BPR", {"constrained_embedding": True}, pytest.mark.long),
 ]
-BPTT = {"BPR": 3}  # that gradients flow back through; otherwise 1
+BPTT = {"CrossEntropy": 3, "BPR": 3}  # that gradients flow back through; otherwise 1
 
 
 @pytest.mark.parametrize(("loss", "settings"), [pytest.param(*case[:2], marks=case[2], id=case[0]) for case in CASES])

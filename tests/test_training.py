@@ -186,7 +186,9 @@ def test_repeated_rows_train_as_distinct_ones(loss, rule, mode, bptt, monkeypatc
 
 
 @pytest.mark.parametrize("bptt", [1, 2, 50])
-@pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
+@pytest.mark.parametrize(
+    "mode", [*MODES, {"embedding_dim": 4, "num_layers": 2}], ids=["one-hot", "separate", "shared", "two layers"]
+)
 def test_gradients_flow_back_through_the_last_clicks_of_a_session(mode, bptt):
     """Against whole tables, one lane at a time: 50 clicks are more than any session has, so that nothing is cut off."""
     sessions, _ = make_sessions(cycles(12))
