@@ -19,6 +19,7 @@ from training import Diverged, EpochProgress, train_epoch, training_step
 
 CPU = torch.device("cpu")
 MODES = ({}, {"embedding_dim": 4}, {"constrained_embedding": True})
+MODES_AND_BPTT = [(MODES[0], 1), (MODES[1], 3), (MODES[2], 1), (MODES[2], 3)]
 
 
 def make_training(sessions, n_items, *, loss="CrossEntropy", lr=0.1, n_sample=4, mode=None, dropout_hidden=0.0, bptt=1):
@@ -131,14 +132,12 @@ class Keeper:
         self.kept.append(copy.deepcopy(everything))
 
 
-@pytest.mark.parametrize("bptt", [1, 3])
-@pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
+@pytest.mark.parametrize(("mode", "bptt"), MODES_AND_BPTT)
 def test_an_epoch_goes_on_from_any_step_as_if_it_had_not_stopped(mode, bptt):
     assert_that_an_epoch_goes_on(mode, bptt, lambda: training_step)
 
 
-@pytest.mark.parametrize("bptt", [1, 3])
-@pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
+@pytest.mark.parametrize(("mode", "bptt"), MODES_AND_BPTT)
 def test_so_it_does_on_a_gpu(mode, bptt, as_on_a_gpu):
     assert_that_an_epoch_goes_on(mode, bptt, lambda: GraphedStep(training_step))
 
@@ -162,8 +161,7 @@ def assert_that_an_epoch_goes_on(mode, bptt, make_step):
         assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), rest[0].parameters(), strict=True))
 
 
-@pytest.mark.parametrize("bptt", [1, 3])
-@pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
+@pytest.mark.parametrize(("mode", "bptt"), MODES_AND_BPTT)
 @pytest.mark.parametrize(("loss", "rule"), [*((loss, "Adagrad") for loss in LOSSES), ("TOP1", "Adam")])
 def test_repeated_rows_train_as_distinct_ones(loss, rule, mode, bptt, monkeypatch):
     """Of twelve items in mini-batches of four lanes and nine negatives, most are there several times."""
