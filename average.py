@@ -55,12 +55,14 @@ def average(paths: list[Path]) -> dict[str, Any]:
 
 def _read_epoch(path: Path) -> dict[str, Any]:
     """A checkpoint whose weights fit its parameters and its items, without its optimizer's state."""
-    checkpoint = read_checkpoint(path) | {"optimizer": {}}
+    checkpoint = read_checkpoint(path)
+    if not checkpoint["optimizer"]:
+        raise UserError(f"{path} is a mean of epochs already: name the epochs themselves")
     if checkpoint["within_epoch"] is not None:
         raise UserError(f"{path} was saved within an epoch: name ended epochs, such as {EXAMPLE}")
     parameters = saved_parameters(checkpoint, path)
     restored_model(evaluation_parameters(parameters, {"load_model": str(path)}), checkpoint)
-    return checkpoint | {"parameters": parameters}
+    return checkpoint | {"parameters": parameters, "optimizer": {}}
 
 
 def _what_a_run_keeps(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], list[int | str], list[int]]:

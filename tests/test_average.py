@@ -77,6 +77,12 @@ def test_an_epoch_of_other_items_or_half_an_epoch_is_refused(epochs, tmp_path):
         average([epochs[0], tmp_path / "half.pt"])
 
 
+def test_a_mean_is_not_averaged_again(epochs, tmp_path):
+    write_checkpoint(tmp_path / "mean.pt", average(epochs[1:]))
+    with pytest.raises(UserError, match="mean.pt is a mean of epochs already"):
+        average([epochs[0], tmp_path / "mean.pt"])
+
+
 def test_weights_that_do_not_fit_are_refused(epochs, tmp_path):
     checkpoint = read_checkpoint(epochs[1])
     write_checkpoint(tmp_path / "cut.pt", checkpoint | {"model": checkpoint["model"] | {"output_bias": torch.zeros(3)}})
