@@ -16,11 +16,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from parameters import FREE_ON_RESUME, evaluation_parameters
-from runfolder import EXAMPLE, read_checkpoint, write_checkpoint
-from trainingrun import restored_model, saved_parameters
+from parameters import FREE_ON_RESUME
+from restoring import restored, saved_parameters
+from runfolder import EXAMPLE, is_mean, read_checkpoint, write_checkpoint
 
 
 def average(paths: list[Path]) -> dict[str, Any]:
@@ -31,14 +29,13 @@ def average(paths: list[Path]) -> dict[str, Any]:
     Raises:
         UserError: a file is unusable, or they are not different ended epochs of one run.
     """
-    by_epoch: dict[int, Path] = {}
-    total: dict[str, Tensor] = {}
+    if len(paths) < 2:
+        raise UserError(f"{paths[0]} is a single epoch: name two at least")
+    last, of_run, by_epoch, total = None, None, {}, {}
     for path in paths:
         checkpoint = _read_epoch(path)
-        run = _what_a_run_keeps(checkpoint)
-        if not by_epoch:
-            last, first_run = checkpoint, run
-        if run != first_run:
+        of_run = of_run or _what_a_run_keeps(checkpoint)
+        if _what_a_run_keeps(checkpoint) != of_run:
             raise UserError(f"{path} is of another run than {paths[0]}: name epochs of one run")
         epoch = checkpoint["epoch"]
         if epoch in by_epoch:
@@ -46,22 +43,20 @@ def average(paths: list[Path]) -> dict[str, Any]:
         by_epoch[epoch] = path
         for name, weight in checkpoint["model"].items():
             total[name] = total.get(name, 0) + weight.double()
-        if epoch > last["epoch"]:
+        if last is None or epoch > last["epoch"]:
             last = checkpoint
-    if len(paths) < 2:
-        raise UserError(f"{paths[0]} is a single epoch: name two at least")
     return last | {"model": {name: (weight / len(paths)).float() for name, weight in total.items()}}
 
 
 def _read_epoch(path: Path) -> dict[str, Any]:
     """A checkpoint whose weights fit its parameters and its items, without its optimizer's state."""
     checkpoint = read_checkpoint(path)
-    if not checkpoint["optimizer"]:
+    if is_mean(checkpoint):
         raise UserError(f"{path} is a mean of epochs already: name the epochs themselves")
     if checkpoint["within_epoch"] is not None:
         raise UserError(f"{path} was saved within an epoch: name ended epochs, such as {EXAMPLE}")
     parameters = saved_parameters(checkpoint, path)
-    restored_model(evaluation_parameters(parameters, {"load_model": str(path)}), checkpoint)
+    restored(checkpoint, argparse.Namespace(**parameters), path)  # its weights fit, or that says what does not
     return checkpoint | {"parameters": parameters, "optimizer": {}}
 
 

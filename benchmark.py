@@ -33,20 +33,18 @@ import torch
 from torch import Tensor
 
 from atomicfile import make_folder
-from compilation import choose_step
-from dataset import Block, ItemIndex, NegativeSampler, SessionParallelBatches, Sessions
+from dataset import Block, ItemIndex, SessionParallelBatches, Sessions
+from device import choose_device, keep_freed_memory
 from evaluation import rank_next_clicks, ranks_of_targets
-from lossfunction import make_loss_function
 from model import GRU4Rec, score
-from optimizer import Optimizer, make_rule
 from parameters import parse_flags as parse_main_flags
 from parameters import training_parameters
 from preprocessing import TRAIN_FULL, VALID
 from presets import PRESETS
 from recommend import Recommender, write_recommendations
 from synthetic import FIRST_ITEM_ID, synthetic_clicks, write_raw_clicks
-from training import EpochProgress, keep_freed_memory, train_epoch
-from trainingrun import choose_device, make_model
+from training import EpochProgress
+from trainingrun import TrainingData, TrainingRun
 
 N_ITEMS = 37_483
 N_RAW_SESSIONS, N_DAYS = 8_400_000, 182  # some 33 million clicks from April to September
@@ -100,22 +98,16 @@ def steps_per_second(
     p: argparse.Namespace, sessions: Sessions, compilation: str, device: torch.device, n_runs: int
 ) -> float:
     """The median over runs of the same first steps of an epoch."""
-    support = torch.from_numpy(sessions.support(N_ITEMS))
-    torch.manual_seed(p.seed)
-    model = make_model(p, N_ITEMS).to(device)
-    rule = make_rule(p.optimizer_type, p.lr, p.momentum, p.eps)
-    optimizer = Optimizer(model.network_parameters(), model.item_tables(), rule)
-    loss_function = make_loss_function(p.loss_type, p.bpreg, p.logq, p.sample_alpha, support.to(device))
+    p = argparse.Namespace(**vars(p) | {"compile": compilation, "device": str(device), "n_epochs": 1})
+    data = TrainingData(ItemIndex(np.arange(N_ITEMS)), sessions, torch.from_numpy(sessions.support(N_ITEMS)), sessions)
+    training = TrainingRun(p, data=data)
     n_blocks = 10 if device.type == "cuda" else 2  # so many that the layout of the first one does not count
-    min_alive = 1 if p.n_sample else 2
-    batches = _FirstBlocks(SessionParallelBatches(sessions, p.batch_size, min_alive, bptt=p.bptt), n_blocks)
-    sampler = NegativeSampler(support.numpy(), p.sample_alpha, p.n_sample, p.seed, device)
-    step = choose_step(compilation, device)
+    training.batches = _FirstBlocks(training.batches, n_blocks)
 
     def run() -> float:
-        progress = EpochProgress(0)
-        train_epoch(model, optimizer, loss_function, batches, sampler, progress, step=step)
-        return progress.step / progress.seconds
+        training.progress = EpochProgress(0)
+        training.train_epoch()
+        return training.progress.step / training.progress.seconds
 
     return medians(run, n_runs)
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from device import random_state, set_random_state
 from errors import warn
-from training import TrainingStep, random_state, set_random_state, training_step
+from training import TrainingStep, training_step
 
 MODES = ("auto", "on", "off")
 WORTH_IT = 30.0  # seconds that compiling must save; it takes some fifteen of them

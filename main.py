@@ -13,28 +13,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from device import is_out_of_memory
 from evaluation import evaluate
 from interruption import Interrupted
-from parameters import (
-    evaluation_parameters,
-    parse_flags,
-    resumed_parameters,
-    same_experiment,
-    training_parameters,
-)
+from parameters import parse_flags, resumed_parameters, same_experiment, training_parameters
 from presets import preset_table
-from runfolder import RunFolder, checkpoints_newest_first, read_checkpoint
-from trainingrun import (
-    TrainingRun,
-    choose_device,
-    data_file,
-    is_out_of_memory,
-    read_valid_sessions,
-    refuse_large_cutoffs,
-    restored_index,
-    restored_model,
-    saved_parameters,
-)
+from restoring import restored_for_evaluation, saved_parameters
+from runfolder import RunFolder, checkpoints_newest_first, described, is_mean, read_checkpoint
+from trainingrun import TrainingRun, data_file, read_valid_sessions, refuse_large_cutoffs
 
 
 def main() -> int:
@@ -75,7 +61,7 @@ def resume(flags: dict[str, Any]) -> int:
         except UserError as error:
             warn(str(error))
             continue
-        if found and checkpoint["optimizer"]:
+        if found and not is_mean(checkpoint):
             return go_on(path, checkpoint, vars(parameters), RunFolder(path.parent))
     print(f"no checkpoint with these parameters in {checkpoint_dir}: starting anew")
     return train(TrainingRun(parameters))
@@ -83,7 +69,7 @@ def resume(flags: dict[str, Any]) -> int:
 
 def go_on(path: Path, checkpoint: dict[str, Any], flags: dict[str, Any], folder: RunFolder | None = None) -> int:
     """Go on training from a checkpoint, in its own folder or, without one, in a new one."""
-    if not checkpoint["optimizer"]:
+    if is_mean(checkpoint):
         raise UserError(
             f"{path} is the mean of several epochs: go on from one of them (or, with --is_eval, evaluate it)"
         )
@@ -120,14 +106,11 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> int:
         raise UserError("--is_eval needs --load_model FILE, the checkpoint to evaluate")
     path = Path(flags["load_model"])
     checkpoint = read_checkpoint(path)
-    parameters = evaluation_parameters(saved_parameters(checkpoint, path), flags)
-    model = restored_model(parameters, checkpoint).to(choose_device(parameters.device))
-    index = restored_index(parameters, checkpoint)
+    parameters, model, index = restored_for_evaluation(checkpoint, path, flags)
     valid_file = data_file(parameters.data_folder, parameters.valid_data)
     sessions = read_valid_sessions(valid_file, index)
     refuse_large_cutoffs(parameters.k_eval, len(index))
-    what = f"{path} (epoch {checkpoint['epoch']}) on {valid_file}"
-    print(f"{what}: {sessions.n_transitions:,} next clicks", file=sys.stderr)
+    print(f"{path} ({described(checkpoint)}) on {valid_file}: {sessions.n_transitions:,} next clicks", file=sys.stderr)
     try:
         metrics = evaluate(model, sessions, parameters.k_eval, parameters.tie_breaking)
     except FloatingPointError as error:

@@ -29,9 +29,9 @@ from atomicfile import atomic_write
 from clickfile import session_offsets, stream_sessions
 from dataset import ItemIndex
 from model import GRU4Rec, score
-from parameters import COUNT, evaluation_parameters
+from parameters import COUNT
+from restoring import restored_for_evaluation
 from runfolder import read_checkpoint
-from trainingrun import choose_device, restored_index, restored_model, saved_parameters
 
 BATCH_SIZE = 512  # sessions side by side; memory is this times the number of items
 OUTPUT = ("SessionID", "ItemID", "Rank", "Score")
@@ -64,11 +64,10 @@ class Recommender:
         Raises:
             UserError: the checkpoint is unusable, or there is no such device.
         """
-        checkpoint = read_checkpoint(Path(path))
-        parameters = evaluation_parameters(saved_parameters(checkpoint, Path(path)), {"load_model": str(path)})
-        model = restored_model(parameters, checkpoint).to(choose_device(device))
+        path = Path(path)
+        _, model, index = restored_for_evaluation(read_checkpoint(path), path, {"device": device})
         try:
-            return cls(model, restored_index(parameters, checkpoint))
+            return cls(model, index)
         except FloatingPointError as error:
             raise UserError(f"{path} cannot recommend: {error}") from error
 

@@ -198,6 +198,17 @@ def _seal(archive: bytes | memoryview) -> bytes:
     return len(comment).to_bytes(2, "little") + comment
 
 
+def is_mean(checkpoint: dict[str, Any]) -> bool:
+    """Whether a checkpoint is the mean of several epochs, see :mod:`average`: it has no optimizer's state then."""
+    return not checkpoint["optimizer"]
+
+
+def described(checkpoint: dict[str, Any]) -> str:
+    """What a checkpoint is: epoch 7, within epoch 7, or the mean of several epochs up to epoch 7."""
+    within = "within " if checkpoint["within_epoch"] is not None else ""
+    return f"{'the mean of several epochs up to ' if is_mean(checkpoint) else within}epoch {checkpoint['epoch']}"
+
+
 def _seal_is_whole(content: bytes) -> bool:
     size = len(_seal(b""))
     return content[-size:] == _seal(memoryview(content)[:-size])

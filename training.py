@@ -1,11 +1,8 @@
 """The training loop: what a step does, and an epoch of steps."""
 
-import ctypes
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -181,32 +178,3 @@ class _Ledger:
         if self.bar is not None:
             self.bar.update(n_clicks)
             self.bar.set_postfix(loss=f"{progress.loss:.4f}", refresh=False)
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of the random numbers of dropout, by kind of device."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Go on from a :func:`random_state`, of which a run on another kind of device has a part only."""
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library keep what a step frees for the next one, where it is glibc.
-
-    By default it gives blocks of a few hundred kilobytes back to the system and takes them again, page by page, in
-    every step: with 2,048 negatives that costs a third of a step's time on a CPU.
-    """
-    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of <malloc.h>
-    if sys.platform == "linux":
-        with suppress(OSError, AttributeError):  # another C library
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(mmap_threshold, 32 * 2**20)
-            libc.mallopt(trim_threshold, 2**30)

@@ -1,6 +1,5 @@
-"""A training run: put together from parameters, driven epoch by epoch, saved, and brought back from a checkpoint."""
+"""A training run: put together from parameters, driven epoch by epoch, saved, and taken up again."""
 
-import os
 import time
 from argparse import Namespace
 from contextlib import nullcontext
@@ -15,24 +14,17 @@ from tqdm import tqdm
 
 from compilation import choose_step
 from dataset import ItemIndex, NegativeSampler, SessionParallelBatches, Sessions, encode_sessions, read_session_clicks
+from device import choose_device, keep_freed_memory, random_state, set_random_state, use_deterministic_algorithms
 from errors import UserError, warn
 from evaluation import Metrics, evaluate
 from interruption import StopRequest
 from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, make_rule
-from parameters import checked_parameters
 from progress import about, next_click_bar
+from restoring import make_model, misfit, restored
 from runfolder import RunFolder, metrics_columns, metrics_row
-from training import (
-    Diverged,
-    EpochProgress,
-    Keeper,
-    keep_freed_memory,
-    random_state,
-    set_random_state,
-    train_epoch,
-)
+from training import Diverged, EpochProgress, Keeper, train_epoch
 
 SAVE_SECONDS = 600  # how often to save within an epoch where --save_every does not say
 
@@ -93,10 +85,10 @@ class TrainingRun:
         data = data or TrainingData.read(p.data_folder, p.train_data, p.valid_data, p.time_sort)
         self.index, self.sessions, self.support = data.index, data.sessions, data.support
         self.valid_sessions = data.valid_sessions
-        self._refuse_misfits(checkpoint)
+        self._refuse_impossible_sizes()
 
         torch.manual_seed(p.seed)
-        self.model = restored_model(p, checkpoint) if checkpoint else make_model(p, len(self.index))
+        self.model = self._restored_model(checkpoint) if checkpoint else make_model(p, len(self.index))
         self.model.to(self.device)
         self.optimizer = Optimizer(
             self.model.network_parameters(),
@@ -216,21 +208,23 @@ class TrainingRun:
             "random_state": random_state(self.device),
         }
 
-    def _refuse_misfits(self, checkpoint: dict[str, Any] | None) -> None:
+    def _refuse_impossible_sizes(self) -> None:
         p = self.parameters
         if p.batch_size > len(self.sessions):
             raise UserError(
                 f"--batch_size {p.batch_size} is more than the {len(self.sessions):,} sessions of {p.train_data}"
             )
         refuse_large_cutoffs(p.k_eval, len(self.index))
-        if checkpoint and not (
-            np.array_equal(restored_index(self.parameters, checkpoint).ids, self.index.ids)
-            and torch.equal(checkpoint["support"], self.support)
-        ):
+
+    def _restored_model(self, checkpoint: dict[str, Any]) -> GRU4Rec:
+        p = self.parameters
+        model, index = restored(checkpoint, p, p.load_model)
+        if not (np.array_equal(index.ids, self.index.ids) and torch.equal(checkpoint["support"], self.support)):
             raise UserError(
                 f"{p.load_model} was trained on other clicks than those of {data_file(p.data_folder, p.train_data)}: "
                 "name its file with --data_folder and --train_data"
             )
+        return model
 
     def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
         try:
@@ -254,7 +248,7 @@ class TrainingRun:
                 ]
             set_random_state(checkpoint["random_state"], self.device)
         except (ValueError, KeyError, AttributeError, TypeError, RuntimeError, OverflowError) as error:
-            raise UserError(f"{self.parameters.load_model} does not fit together: {error}") from error
+            raise misfit(self.parameters.load_model, error) from error
 
 
 class _Saver:
@@ -277,51 +271,6 @@ class _Saver:
         self.folder.write_checkpoint(self.run.checkpoint(progress.epoch, progress))
         self.saved_at = time.monotonic()
         self.stop.raise_if_asked()
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The named device, or CUDA where there is one that works, else the CPU.
-
-    Raises:
-        UserError: there is no such device here, or it does not work.
-    """
-    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    try:
-        device = torch.device(name or ("cuda" if n_gpus else "cpu"))
-    except RuntimeError as error:
-        raise UserError(f"--device {name} is no device; expected cpu, cuda or cuda:N") from error
-    if device.type == "cpu":
-        return device
-    if device.type != "cuda":
-        raise UserError(f"--device {name} is not supported; expected cpu, cuda or cuda:N")
-    if (device.index or 0) >= n_gpus:
-        raise UserError(f"--device {name} is not here: PyTorch sees {n_gpus} CUDA devices; use --device cpu")
-    try:
-        _use(device)
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        if name is None and "no kernel image" in reason:
-            warn(f"PyTorch {torch.__version__} was built without this GPU's kernels ({reason}): going on with the CPU")
-            return torch.device("cpu")
-        raise UserError(f"{device} cannot be used ({reason}); choose another with --device cuda:N or cpu") from error
-    return device
-
-
-def _use(device: torch.device) -> None:
-    """Have a device do something: PyTorch counts GPUs as available that its build is too new, or too old, for."""
-    torch.zeros(1, device=device).add_(1)
-    if device.index is not None:
-        torch.cuda.set_device(device)  # a compiler saves and restores the random state of the current one
-
-
-def use_deterministic_algorithms(wanted: bool, device: torch.device) -> None:
-    """Make CUDA add in a fixed order, so that a run repeats to the last bit; the CPU does so anyway."""
-    if wanted and device.type == "cpu":
-        warn("--deterministic has no effect on the CPU, where every run repeats to the last bit")
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
-    torch.use_deterministic_algorithms(wanted)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads it
 
 
 def data_file(folder: str, name: str) -> Path:
@@ -362,84 +311,3 @@ def refuse_large_cutoffs(ks: list[int], n_items: int) -> None:
     """
     if max(ks) > n_items:
         raise UserError(f"--k_eval {max(ks)} is more than the {n_items:,} items: every next click would be a hit")
-
-
-def make_model(parameters: Namespace, n_items: int) -> GRU4Rec:
-    """A model with fresh weights."""
-    return GRU4Rec(
-        n_items,
-        hidden_size=parameters.hidden_size,
-        num_layers=parameters.num_layers,
-        embedding_dim=parameters.embedding_dim,
-        constrained_embedding=parameters.constrained_embedding,
-        dropout_input=parameters.dropout_input,
-        dropout_hidden=parameters.dropout_hidden,
-        reset_gate=parameters.reset_gate,
-        final_act=parameters.final_act,
-        sigma=parameters.sigma,
-    )
-
-
-def saved_parameters(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The parameters of a checkpoint, each of them checked.
-
-    Raises:
-        UserError: one is unknown, or has a value that no flag could give it.
-    """
-    try:
-        return checked_parameters(checkpoint["parameters"])
-    except ValueError as error:
-        raise UserError(f"{path} does not fit together: {error}") from error
-
-
-def restored_index(parameters: Namespace, checkpoint: dict[str, Any]) -> ItemIndex:
-    """The items of a checkpoint.
-
-    Raises:
-        UserError: they are no list of ids, or not as many as its support.
-    """
-    try:
-        index = ItemIndex.from_state(checkpoint["item_ids"])
-    except ValueError as error:
-        raise UserError(f"{parameters.load_model} does not fit together: {error}") from error
-    if checkpoint["support"].shape != (len(index),):
-        raise UserError(f"{parameters.load_model} does not fit together: its support is not that of its items")
-    return index
-
-
-def restored_model(parameters: Namespace, checkpoint: dict[str, Any]) -> GRU4Rec:
-    """A model with the weights of a checkpoint; its parameters alone cannot make it take memory.
-
-    Raises:
-        UserError: the weights are not those of the parameters and the items.
-    """
-    weights, support = checkpoint["model"], checkpoint["support"]
-    n_items = len(restored_index(parameters, checkpoint))
-    fits = (
-        support.dtype == torch.int64
-        and bool((support > 0).all())
-        and all(isinstance(value, torch.Tensor) and value.dtype == torch.float32 for value in weights.values())
-        and sum(str(name).startswith("cells.") for name in weights) == 2 * parameters.num_layers
-    )
-    if fits:
-        try:
-            with torch.device("meta"):
-                model = make_model(parameters, n_items)
-            model.load_state_dict(weights, assign=True)
-        except (RuntimeError, TypeError, AttributeError):
-            fits = False
-    if not fits:
-        raise UserError(
-            f"{parameters.load_model} does not fit together: its weights are not those of its parameters and its items"
-        )
-    return model
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, for which PyTorch has an exception of its own on CUDA, and none on the CPU.
-
-    Not so an illegal access to memory.
-    """
-    messages = "out of memory", "not enough memory", "allocate memory"
-    said = isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
-    return said or isinstance(error, MemoryError)

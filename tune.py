@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from atomicfile import make_folder
+from device import choose_device, is_out_of_memory
 from errors import FlagParser, UserError, run_script, warn
 from interruption import Interrupted
 from jobs import Stopper, run_jobs
@@ -33,7 +34,7 @@ from presets import PRESETS
 from reproduce import K, spread
 from searchspace import read_space
 from training import Diverged, EpochProgress
-from trainingrun import TrainingData, TrainingRun, choose_device, data_file, is_out_of_memory
+from trainingrun import TrainingData, TrainingRun, data_file
 
 try:
     import optuna

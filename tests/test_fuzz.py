@@ -23,9 +23,10 @@ from clicklog import LogFormat, read_log
 from errors import UserError
 from parameters import resumed_parameters, training_parameters
 from preprocessing import TRAIN_ONLY, VALID, split
+from restoring import restored, saved_parameters
 from runfolder import RunFolder, read_checkpoint, sealed
 from synthetic import synthetic_clicks
-from trainingrun import TrainingRun, restored_model, saved_parameters
+from trainingrun import TrainingRun
 
 FUZZ_CASES = int(os.environ.get("FUZZ_CASES", "200"))
 fuzz = settings(max_examples=FUZZ_CASES, deadline=None, suppress_health_check=list(HealthCheck))
@@ -163,7 +164,7 @@ def load(path: Path, flags: dict) -> TrainingRun:
     checkpoint = read_checkpoint(path)
     parameters = saved_parameters(checkpoint, path)
     run = TrainingRun(resumed_parameters(parameters, flags | {"load_model": str(path)}), checkpoint)
-    restored_model(run.parameters, checkpoint)
+    restored(checkpoint, run.parameters, path)
     return run
 
 

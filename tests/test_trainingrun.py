@@ -6,13 +6,14 @@ import re
 import pytest
 import torch
 
+from device import choose_device
 from errors import UserError
 from evaluation import evaluate
 from main import evaluate_checkpoint
 from parameters import THEMES, parse_flags, training_parameters
 from preprocessing import TRAIN_ONLY
 from runfolder import RunFolder, read_checkpoint
-from trainingrun import TrainingRun, choose_device
+from trainingrun import TrainingRun
 
 BASE = "--hidden_size 4 --batch_size 8 --n_epochs 1 --device cpu"
 
@@ -211,12 +212,12 @@ def test_a_gpu_that_pytorch_cannot_use_is_not_taken(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     used = []
-    monkeypatch.setattr("trainingrun._use", used.append)
+    monkeypatch.setattr("device._use", used.append)
     assert choose_device(None).type == "cuda"
     assert choose_device("cuda:0") == torch.device("cuda:0")
     assert used == [torch.device("cuda"), torch.device("cuda:0")]
 
-    monkeypatch.setattr("trainingrun._use", fail)
+    monkeypatch.setattr("device._use", fail)
     assert choose_device("cpu").type == "cpu"
     assert capsys.readouterr().err == ""
     assert choose_device(None).type == "cpu"
