@@ -6,7 +6,6 @@ are left out and counted, as are those that a filter does not keep. A log that h
 into sessions where a user pauses.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,7 +29,7 @@ from delimited import (
     read_columns,
     text_of,
 )
-from errors import UserError, warn
+from errors import UserError, did_you_mean, listed, warn
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MILLISECOND = timedelta(milliseconds=1)
@@ -40,7 +39,6 @@ ISO = re.compile(
 )
 DIFFERENCE = numeric_time(MILLISECONDS, "a number of milliseconds")
 PARSED_AT_ONCE = 2**16
-LISTED = 10  # names or values that a message lists
 
 
 def from_iso(text: str) -> int:
@@ -216,29 +214,25 @@ def _layout(path: Path, log: LogFormat) -> tuple[list[str], Layout]:
     kinds |= dict(zip(columns_of_time, (time_kind(log.time_format), DIFFERENCE), strict=False))
     for name in kinds:
         if names.count(name) != 1:
-            raise UserError(f"{path}, line 1: {_what_of(name, names, log.separator)}")
+            raise UserError(f"{path}, line 1: {_why_not_a_column(name, names, log.separator)}")
     return columns_of_time, replace(layout, names=names, kinds=kinds)
 
 
-def _what_of(name: str, names: list[str], separator: str) -> str:
+def _why_not_a_column(name: str, names: list[str], separator: str) -> str:
     """Why a name does not name a column."""
     if name in names:
         return f"there are {names.count(name)} columns {name!r}"
-    listed = ", ".join(names[:LISTED]) + (", …" if len(names) > LISTED else "")
-    meant = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean {meant[0]!r}?)" if meant else ""
-    if len(names) == 1:
-        hint = f" (is --sep {separator!r} right?)"
-    return f"there is no column {name!r}{hint}; there are {listed}"
+    hint = f" (is --sep {separator!r} right?)" if len(names) == 1 else did_you_mean(name, names)
+    return f"there is no column {name!r}{hint}; there are {listed(names)}"
 
 
 def _has_one_of(column: Text, values: list[str], what: str) -> np.ndarray:
     """The lines whose value is among some; warns of values that none has."""
     there = column.values.to_pylist()
     if absent := [value for value in values if value not in there]:
-        often = np.argsort(-np.bincount(column.codes, minlength=len(there)), kind="stable")[:LISTED]
-        listed = ", ".join(repr(there[code]) for code in often) + (", …" if len(there) > LISTED else "")
-        warn(f"{what}: no line has {', '.join(map(repr, absent))}; there are {listed}")
+        most_frequent_first = np.argsort(-np.bincount(column.codes, minlength=len(there)), kind="stable")
+        found = listed([repr(there[code]) for code in most_frequent_first])
+        warn(f"{what}: no line has {', '.join(map(repr, absent))}; there are {found}")
     return np.isin(column.codes, [code for code, value in enumerate(there) if value in values])
 
 

@@ -116,7 +116,7 @@ class Sessions:
         return len(self.offsets) - 1
 
     @property
-    def n_transitions(self) -> int:
+    def n_next_clicks(self) -> int:
         """How many times a click is followed by another of its session: what there is to predict."""
         return len(self.items) - len(self)
 

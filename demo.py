@@ -56,7 +56,7 @@ def main() -> None:
     train, _ = encode_sessions(clicks, index)
     sessions, _ = encode_sessions(read_session_clicks(FOLDER / TEST), index)
     popular = Popularity(train, len(index)).evaluate(sessions)
-    print(f"\nOn {sessions.n_transitions:,} next clicks of the last day, among {len(index):,} items:")
+    print(f"\nOn {sessions.n_next_clicks:,} next clicks of the last day, among {len(index):,} items:")
     print(f"  the most popular items   {popular.line(20)}")
     print(f"  GRU4Rec                  {measured.strip()}")
 

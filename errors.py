@@ -9,7 +9,7 @@ import argparse
 import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -40,8 +40,19 @@ class FlagParser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         known = [name for action in self._actions for name in action.option_strings]
         head, _, unknown = message.partition("unrecognized arguments: ")
-        meant = difflib.get_close_matches(unknown.split()[0], known, n=1, cutoff=0.75) if unknown and not head else []
-        raise UserError(f"{message} (did you mean {meant[0]}?)" if meant else f"{message} (see --help)")
+        hint = did_you_mean(unknown.split()[0], known) if unknown and not head else ""
+        raise UserError(message + (hint or " (see --help)"))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A hint at what is spelled much like ``name``, to end a sentence with; nothing where nothing is."""
+    meant = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f" (did you mean {meant[0]}?)" if meant else ""
+
+
+def listed(values: Sequence[object]) -> str:
+    """The first ten of them, with commas between."""
+    return ", ".join(map(str, values[:10])) + (", …" if len(values) > 10 else "")
 
 
 def warn(message: str) -> None:

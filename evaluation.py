@@ -22,11 +22,11 @@ BATCH_SIZE = 256  # sessions side by side; the score matrix has this many rows, 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Recall@K and MRR@K over ``n_events`` next clicks, by K."""
+    """Recall@K and MRR@K, by K, and over how many next clicks."""
 
     recall: dict[int, float]
     mrr: dict[int, float]
-    n_events: int
+    n_next_clicks: int
 
     def line(self, k: int) -> str:
         """As the scripts print it: ``Recall@20: 0.558720 MRR@20: 0.223296``."""

@@ -42,20 +42,21 @@ def cross_entropy(scores: Tensor, columns: Columns, correction: tuple[Tensor, Te
             item as a sample; see :func:`logq_correction`.
     """
     if correction is None:
-        log_n = of_target = columns.n_all.log()
+        log_n = log_share = columns.n_all.log()
     else:
-        of_targets, of_samples = correction
-        log_n = torch.logaddexp(columns.n_targets.log() - of_targets, columns.n_samples.log() - of_samples)
-        of_target = log_n + of_targets
-    # A column stands for all its occurrences, a target for itself alone.
-    return of_target[columns.target] - _targets(F.log_softmax(scores + log_n, dim=1), columns)[0].squeeze(1)
+        as_target, as_sample = correction
+        log_n = torch.logaddexp(columns.n_targets.log() - as_target, columns.n_samples.log() - as_sample)
+        log_share = log_n + as_target
+    # The softmax of a column is that of all occurrences of its item, and a lane's target is one of them.
+    log_softmax, _ = _targets(F.log_softmax(scores + log_n, dim=1), columns)
+    return log_share[columns.target] - log_softmax.squeeze(1)
 
 
 def top1_max(scores: Tensor, columns: Columns) -> Tensor:
     r"""TOP1-max ([2], "Ranking-max loss"): :math:`\sum_j s_j \left(\sigma(r_j - r_i) + \sigma(r_j^2)\right)`."""
     target, is_target = _targets(scores, columns)
-    softmax = _log_softmax_of_negatives(scores, columns, is_target).exp()
-    return (softmax * _top1_of_items(scores, target)).sum(dim=1)
+    n_s = _log_softmax_of_negatives(scores, columns, is_target).exp()
+    return (n_s * _top1_of_items(scores, target)).sum(dim=1)
 
 
 def bpr_max(scores: Tensor, columns: Columns, bpreg: float) -> Tensor:
@@ -66,9 +67,9 @@ def bpr_max(scores: Tensor, columns: Columns, bpreg: float) -> Tensor:
         bpreg: :math:`\lambda`, the weight of the score regularization.
     """
     target, is_target = _targets(scores, columns)
-    log_s = _log_softmax_of_negatives(scores, columns, is_target)
-    ranking = -torch.logsumexp(log_s + F.logsigmoid(target - scores), dim=1)
-    return ranking + bpreg * (log_s.exp() * scores.square()).sum(dim=1)
+    log_n_s = _log_softmax_of_negatives(scores, columns, is_target)
+    ranking = -torch.logsumexp(log_n_s + F.logsigmoid(target - scores), dim=1)
+    return ranking + bpreg * (log_n_s.exp() * scores.square()).sum(dim=1)
 
 
 def logq_correction(log_support: Tensor, sample_alpha: float, logq: float) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from typing import Any
 from device import is_out_of_memory
 from evaluation import evaluate
 from interruption import Interrupted
-from parameters import parse_flags, resumed_parameters, same_experiment, training_parameters
+from parameters import parse_flags, resumed_parameters, same_experiment, training_parameters, with_preset
 from presets import preset_table
 from restoring import restored_for_evaluation, saved_parameters
 from runfolder import RunFolder, checkpoints_newest_first, described, is_mean, read_checkpoint
@@ -47,7 +47,7 @@ def run(flags: dict[str, Any]) -> int:
         return resume(flags)
     if "load_model" in flags:
         path = Path(flags["load_model"])
-        return go_on(path, read_checkpoint(path), flags)
+        return go_on(path, read_checkpoint(path), with_preset(flags))
     return train(TrainingRun(training_parameters(flags)))
 
 
@@ -110,7 +110,7 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> int:
     valid_file = data_file(parameters.data_folder, parameters.valid_data)
     sessions = read_valid_sessions(valid_file, index)
     refuse_large_cutoffs(parameters.k_eval, len(index))
-    print(f"{path} ({described(checkpoint)}) on {valid_file}: {sessions.n_transitions:,} next clicks", file=sys.stderr)
+    print(f"{path} ({described(checkpoint)}) on {valid_file}: {sessions.n_next_clicks:,} next clicks", file=sys.stderr)
     try:
         metrics = evaluate(model, sessions, parameters.k_eval, parameters.tie_breaking)
     except FloatingPointError as error:

@@ -253,6 +253,7 @@ PARAMETERS = {parameter.name: parameter for theme in THEMES.values() for paramet
 # What does not make another experiment; what a flag may change when going on from a checkpoint (the clicks must be the
 # same, wherever they are); and what an evaluation takes from its flags.
 NO_MATTER = (
+    "preset",  # the parameters that it sets do
     "n_epochs",
     "checkpoint_dir",
     "load_model",
@@ -302,7 +303,7 @@ def training_parameters(flags: dict[str, Any]) -> Namespace:
     Raises:
         UserError: the parameters contradict each other.
     """
-    flags = _of_preset(flags) | flags
+    flags = with_preset(flags)
     parameters = Namespace(**{name: parameter.default for name, parameter in PARAMETERS.items()} | flags)
     if parameters.final_act is None:
         parameters.final_act = DEFAULT_FINAL_ACT[parameters.loss_type]
@@ -313,15 +314,15 @@ def training_parameters(flags: dict[str, Any]) -> Namespace:
     return parameters
 
 
-def _of_preset(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags of the preset that ``flags`` name, if they do; tells which of them others replace."""
+def with_preset(flags: dict[str, Any]) -> dict[str, Any]:
+    """``flags`` with those of the preset that they name, if they do; tells which of these others replace."""
     if "preset" not in flags:
-        return {}
+        return flags
     preset = parse_flags(PRESETS[flags["preset"]].flags.split())
     replaced = [name for name in preset if name in flags and flags[name] != preset[name]]
     changes = [f"--{name} {shown(flags[name])} instead of {shown(preset[name])}" for name in replaced]
     print(f"preset {flags['preset']}" + (f", with {', '.join(changes)}" if changes else ""))
-    return preset
+    return preset | flags
 
 
 def resumed_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespace:

@@ -156,7 +156,8 @@ def what_differs(folders: list[Path]) -> list[str]:
         except (OSError, UnicodeDecodeError):
             lines = []
         parameters.append(dict(line.partition("=")[::2] for line in lines))
-    names = [name for name in parameters[0] if name not in NO_MATTER and len({p.get(name) for p in parameters}) > 1]
+    left_out = set(NO_MATTER) - {"preset"}
+    names = [name for name in parameters[0] if name not in left_out and len({p.get(name) for p in parameters}) > 1]
     tails = [folder.name for folder in folders]
     shown = map(str, folders) if len(set(tails)) < len(tails) else tails
     return [

@@ -49,6 +49,10 @@ class Size:
     sessions: int
     items: int | None
 
+    def __str__(self) -> str:
+        on_items = "" if self.items is None else f" on {self.items:,} items"
+        return f"{self.clicks:,} clicks in {self.sessions:,} sessions{on_items}"
+
 
 PUBLISHED = {TRAIN_FULL: Size(31_637_239, 7_966_257, 37_483), TEST: Size(71_222, 15_324, None)}  # [1], "Experiments"
 
@@ -157,12 +161,12 @@ def find_clicks(kaggle_input: Path = KAGGLE_INPUT) -> Path:
     )
 
 
-def compared_with_paper(name: str, size: Size) -> str:
-    """A remark on a file that holds just what [1] reports, or nothing."""
+def equals_published(name: str, size: Size) -> bool:
+    """Whether a file holds just as much as [1] reports."""
     published = PUBLISHED.get(name)
     if published is None or (size.clicks, size.sessions) != (published.clicks, published.sessions):
-        return ""
-    return "equals the published figures" if published.items in (None, size.items) else ""
+        return False
+    return published.items in (None, size.items)
 
 
 def make_parser() -> FlagParser:
@@ -249,7 +253,7 @@ def log_format(flags: argparse.Namespace) -> LogFormat | None:
         time_kind(flags.time_format)
     except ValueError as error:
         raise UserError(f"--time_format {error}") from error
-    separator = {None: ",", "\\t": "\t", "tab": "\t"}.get(flags.sep, flags.sep)
+    separator = {None: ",", "\\t": "\t"}.get(flags.sep, flags.sep)
     if len(separator) != 1 or not separator.isascii() or separator in '"\r\n':
         raise UserError(f"--sep {flags.sep!r} is not a single ASCII character, or \\t for a tab")
     if flags.session_gap is not None and not 0 < flags.session_gap < float("inf"):
@@ -287,7 +291,7 @@ def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: argparse.Name
     return clicks
 
 
-def takes(path: Path) -> str:
+def reading_time(path: Path) -> str:
     """How long a large plain file takes, at the speed of two cores of a server."""
     size = path.stat().st_size if path.is_file() and path.suffix != ".gz" else 0
     return f" ({size / 1e9:.1f} GB: {about(size * SECONDS_A_BYTE)})" if size > 1e8 else ""
@@ -309,7 +313,7 @@ def main(argv: list[str] | None = None) -> None:
     log = log_format(flags)
     paths = flags.clicks or [find_clicks()]
     to_read = [*paths, *filter(None, [flags.test_clicks])]
-    print("reading " + " and ".join(f"{path}{takes(path)}" for path in to_read), flush=True)
+    print("reading " + " and ".join(f"{path}{reading_time(path)}" for path in to_read), flush=True)
     raw_test = read_raw_clicks(flags.test_clicks, flags.skip_bad_lines) if flags.test_clicks else None
     files = split(read_asked_clicks(paths, log, flags), raw_test)
     folder = make_folder(flags.data_folder)
@@ -319,9 +323,11 @@ def main(argv: list[str] | None = None) -> None:
     is_whole_yoochoose = is_yoochoose and not flags.test_clicks and not flags.last_days
     for name, clicks in files.items():
         size = size_of(clicks)
-        remark = compared_with_paper(name, size)
-        if not remark and name in PUBLISHED and is_whole_yoochoose:
-            remark = f"differs from the published {PUBLISHED[name].clicks:,} in {PUBLISHED[name].sessions:,}"
+        remark = ""
+        if equals_published(name, size):
+            remark = "equals the published figures"
+        elif name in PUBLISHED and is_whole_yoochoose:
+            remark = f"differs from the published {PUBLISHED[name]}"
         print(f"{name:<24}{size.clicks:>12,}{size.sessions:>12,}{size.items:>9,}  {remark}".rstrip(), flush=True)
     if flags.test_clicks:
         print(

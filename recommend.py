@@ -11,7 +11,7 @@ text. From Python::
     recommender.recommend([214536502, 214536500], k=5)
 """
 
-from errors import FlagParser, UserError, run_script, warn
+from errors import FlagParser, UserError, listed, run_script, warn
 
 # isort: split
 import argparse
@@ -175,8 +175,7 @@ def write_recommendations(recommender: Recommender, sessions: Path, output: Path
 
 def name_unknown(ids: list[int | str]) -> None:
     if ids:
-        shown = ", ".join(map(str, ids[:10])) + (", …" if len(ids) > 10 else "")
-        warn(f"passed over {len(ids):,} items that the model does not know: {shown}")
+        warn(f"passed over {len(ids):,} items that the model does not know: {listed(ids)}")
 
 
 def parse_items(text: str, index: ItemIndex) -> list[int | str]:

@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from atomicfile import atomic_write, make_folder, write_csv
 from baselines import BASELINES
 from dataset import ItemIndex, encode_sessions, read_session_clicks
 from plot import bars, try_to_write_picture
-from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, compared_with_paper, size_of
+from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, equals_published, size_of
 from presets import PRESETS, YOOCHOOSE
 from trainingrun import data_file
 
@@ -59,9 +58,9 @@ class Files:
         self.index = ItemIndex.of(clicks)
         self.train, _ = encode_sessions(clicks, self.index)
         self.test, _ = encode_sessions(test_clicks, self.index)
-        self.name = f"{len(clicks)} {self.test.n_transitions}"
+        self.name = f"{len(clicks)} {self.test.n_next_clicks}"
         train_size, test_size = size_of(clicks), size_of(test_clicks)
-        self.are_the_papers = bool(compared_with_paper(TRAIN_FULL, train_size) and compared_with_paper(TEST, test_size))
+        self.are_the_papers = bool(equals_published(TRAIN_FULL, train_size) and equals_published(TEST, test_size))
         self.protocol = (
             "These are the paper's files (full YooChoose, last day): the figures compare with the published ones."
             if self.are_the_papers
@@ -135,10 +134,10 @@ def read_results(path: Path) -> list[Result]:
         raise UserError(f"{path} is not a table of this script; name another folder with --output") from error
 
 
-def spread(values: list[float], shown: Callable[[float], str]) -> str:
+def spread(values: list[float]) -> str:
     """The mean of some runs, with their standard deviation where there are several."""
-    mean = shown(statistics.mean(values))
-    return f"{mean} ± {shown(statistics.stdev(values))}" if len(values) > 1 else mean
+    mean = f"{statistics.mean(values):.4f}"
+    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
 
 
 def markdown_table(results: list[Result], protocol: str, comparable: bool) -> str:
@@ -149,7 +148,7 @@ def markdown_table(results: list[Result], protocol: str, comparable: bool) -> st
     for row in dict.fromkeys(result["row"] for result in results):
         runs = [result for result in results if result["row"] == row]
         recall, mrr, seconds = ([run[name] for run in runs] for name in ("recall", "mrr", "seconds"))
-        cells = [row, spread(recall, "{:.4f}".format), spread(mrr, "{:.4f}".format)]
+        cells = [row, spread(recall), spread(mrr)]
         if comparable and row in PUBLISHED_FIGURES:
             published_recall, published_mrr = PUBLISHED_FIGURES[row]
             differences = statistics.mean(recall) - published_recall, statistics.mean(mrr) - published_mrr

@@ -11,11 +11,10 @@ A ``#`` begins a comment. What is wrong with a line is said with its number.
 
 import re
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Protocol
 
-from errors import UserError
+from errors import UserError, did_you_mean
 from parameters import COUNT, PARAMETERS, POSITIVE, THEMES, Kind, shown
 
 SETTINGS = ("model", "loss and negative samples", "optimizer")
@@ -123,8 +122,7 @@ def _parse_values(name: str, words: list[str]) -> Choice | Range:
     if name not in MAY_BE_SEARCHED:
         if name in PARAMETERS:
             raise ValueError("it is no setting of the model, the loss or the optimizer, so it cannot be searched")
-        meant = get_close_matches(name, MAY_BE_SEARCHED, n=1)
-        raise ValueError("it is no flag of main.py" + (f" (did you mean {meant[0]}?)" if meant else ""))
+        raise ValueError("it is no flag of main.py" + did_you_mean(name, MAY_BE_SEARCHED))
     kind = PARAMETERS[name].kind
     if ".." in " ".join(words):
         return _parse_range(kind, " ".join(words))

@@ -25,7 +25,6 @@ class Diverged(ArithmeticError):
 
     def __init__(self, epoch: int, step: int, loss: float):
         super().__init__(f"the loss became {loss} at step {step} of epoch {epoch}")
-        self.epoch, self.step, self.loss = epoch, step, loss
 
 
 @dataclass
@@ -104,7 +103,7 @@ def train_epoch(
     bar: tqdm | None = None,
     step: TrainingStep = training_step,
 ) -> None:
-    """Train on every transition of the sessions once, or on those that ``progress`` has not seen yet.
+    """Train on every next click of the sessions once, or on those that ``progress`` has not seen yet.
 
     The host waits for the device once a block, to look at its losses.
 

@@ -103,7 +103,7 @@ class TrainingRun:
             self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2, bptt=p.bptt
         )
         self.sampler = NegativeSampler(self.support.numpy(), p.sample_alpha, p.n_sample, p.seed, self.device)
-        n_steps = p.n_epochs * self.sessions.n_transitions // p.batch_size
+        n_steps = p.n_epochs * self.sessions.n_next_clicks // p.batch_size
         n_scores = p.batch_size * (p.batch_size + p.n_sample)
         self.step = choose_step(p.compile, self.device, n_steps, n_scores)
         self.progress = EpochProgress(epoch=0)
@@ -116,8 +116,8 @@ class TrainingRun:
         p = self.parameters
         return (
             f"{p.train_data}: {len(self.sessions.items):,} clicks in {len(self.sessions):,} sessions on "
-            f"{len(self.index):,} items, {self.sessions.n_transitions:,} next clicks to train on; "
-            f"{p.valid_data}: {self.valid_sessions.n_transitions:,} to evaluate; device: {self.device}"
+            f"{len(self.index):,} items, {self.sessions.n_next_clicks:,} next clicks to train on; "
+            f"{p.valid_data}: {self.valid_sessions.n_next_clicks:,} to evaluate; device: {self.device}"
         )
 
     def train(self, folder: RunFolder) -> None:
@@ -180,7 +180,7 @@ class TrainingRun:
     def _train_epoch(self, folder: RunFolder, stop: StopRequest) -> None:
         """Train to the end of the epoch and save what evaluation must not lose, for that may take a while, too."""
         saver = _Saver(self, folder, stop)
-        with next_click_bar(f"epoch {self.progress.epoch}", self.sessions.n_transitions, self.progress.n_clicks) as bar:
+        with next_click_bar(f"epoch {self.progress.epoch}", self.sessions.n_next_clicks, self.progress.n_clicks) as bar:
             try:
                 self.train_epoch(saver, bar)
                 saver.keep(self.progress)

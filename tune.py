@@ -131,7 +131,7 @@ def begin_or_go_on(study: "optuna.Study", flags: Namespace) -> None:
     """
     data = read_data(str(flags.data_folder), TRAIN_ONLY, VALID, True)
     made_with = {
-        "clicks": f"{len(data.sessions.items):,} of train only and {data.valid_sessions.n_transitions:,} next of valid",
+        "clicks": f"{len(data.sessions.items):,} of train only and {data.valid_sessions.n_next_clicks:,} next of valid",
         "base": flags.base,
         "n_epochs": str(flags.n_epochs),
     } | {name: str(values) for name, values in flags.space.searched.items()}
@@ -311,7 +311,7 @@ def chosen(study: "optuna.Study", n_seeds: int) -> tuple[str, int]:
             figures_of = list(zip(*(curves[seed] for seed in seeds), strict=False)) or [(0.0,)]
             n_epochs = 1 + max(range(len(figures_of)), key=lambda epoch: statistics.mean(figures_of[epoch]))
             figures = figures_of[n_epochs - 1]
-            print(f"{spread(list(figures), '{:.4f}'.format):>19}  {n_epochs:6}  {setting}")
+            print(f"{spread(list(figures)):>19}  {n_epochs:6}  {setting}")
             candidates.append((statistics.mean(figures), setting, n_epochs))
     return max(candidates)[1:]
 
@@ -329,7 +329,7 @@ def measure(study: "optuna.Study", flags: Namespace) -> None:
         print(f"seed {seed}: Recall@{K} {recall:.4f} MRR@{K} {mrr:.4f}", flush=True)
     if len(measured) > 1:
         warn(f"{len(measured)} settings of this study have been measured on {TEST}: the best of them is no fair figure")
-    recall, mrr = (spread(list(values), "{:.4f}".format) for values in zip(*measured[setting].values(), strict=True))
+    recall, mrr = (spread(list(values)) for values in zip(*measured[setting].values(), strict=True))
     print(f"{TEST}, {len(FINAL_SEEDS)} seeds: Recall@{K} {recall} MRR@{K} {mrr}; the first of them:")
     files = line_of({"data_folder": flags.data_folder, "train_data": TRAIN_FULL, "valid_data": TEST})
     print(f"python main.py {files} {flags.base} {setting} --seed {FINAL_SEEDS[0]}")

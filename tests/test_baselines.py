@@ -69,7 +69,7 @@ def test_ranks_are_those_of_the_definition(baseline, score):
     ranks = np.array(
         [rank_by_hand(score, session[: i + 1], session[i + 1]) for session in TEST for i in range(len(session) - 1)]
     )
-    assert metrics.n_events == len(ranks)
+    assert metrics.n_next_clicks == len(ranks)
     for k in (1, 3, 5):
         assert metrics.recall[k] == pytest.approx(np.mean(ranks <= k))
         assert metrics.mrr[k] == pytest.approx(np.mean(np.where(ranks <= k, 1 / ranks, 0)))

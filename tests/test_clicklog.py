@@ -337,7 +337,7 @@ LOG = "who,when,what,event\nu1,2019-10-01 10:00:00,a,view\nu2,2019-10-01 10:00:0
         ({}, "", "holds no clicks"),
         ({}, "who,when,what,event\n", "holds no clicks"),
         ({"session": "user"}, LOG, "line 1: there is no column 'user'; there are who, when, what, event"),
-        ({"item": "waht"}, LOG, r"there is no column 'waht' \(did you mean 'what'\?\); there are"),
+        ({"item": "waht"}, LOG, r"there is no column 'waht' \(did you mean what\?\); there are"),
         ({"separator": ";"}, LOG, r"there is no column 'who' \(is --sep ';' right\?\); there are who,when,what,event"),
         ({"time": "when+later"}, LOG, "there is no column 'later'"),
         ({"time": "when+what+who"}, LOG, "is more than two columns"),

@@ -81,7 +81,7 @@ def test_every_transition_is_used_once(sessions, n_lanes):
     seen = sorted((i, t) for step in laid_out(SessionParallelBatches(encoded, n_lanes)) for _, i, t, _ in step)
     by_index = [index.encode(np.array(items)).tolist() for items in sessions]
     assert seen == sorted(pair for items in by_index for pair in zip(items[:-1], items[1:], strict=True))
-    assert len(seen) == encoded.n_transitions
+    assert len(seen) == encoded.n_next_clicks
 
 
 @settings(max_examples=100, deadline=None)

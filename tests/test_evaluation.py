@@ -39,7 +39,7 @@ def test_metrics_of_ranks():
     metrics = metrics_of_ranks(torch.tensor([1.0, 2.0, 20.0, 20.5, 400.0]), (1, 20))
     assert metrics.recall == {1: 1 / 5, 20: 3 / 5}
     assert metrics.mrr == {1: pytest.approx(1 / 5), 20: pytest.approx((1 + 1 / 2 + 1 / 20) / 5)}
-    assert metrics.n_events == 5
+    assert metrics.n_next_clicks == 5
     assert metrics.line(20) == "Recall@20: 0.600000 MRR@20: 0.310000"
 
 
@@ -76,7 +76,7 @@ def test_evaluation_is_that_of_a_loop_whatever_the_batch_size(batch_size, tie_br
     ranks = ranks_event_by_event(model, sessions, tie_breaking)
     model.train()
     metrics = evaluate(model, encoded, (1, 3, 15), tie_breaking, batch_size)
-    assert metrics.n_events == len(ranks) == encoded.n_transitions
+    assert metrics.n_next_clicks == len(ranks) == encoded.n_next_clicks
     for k in (1, 3, 15):
         assert metrics.recall[k] == np.mean(ranks <= k)
         assert metrics.mrr[k] == pytest.approx(np.mean(np.where(ranks <= k, 1 / ranks, 0)))

@@ -12,7 +12,9 @@ from parameters import (
     evaluation_parameters,
     parse_flags,
     resumed_parameters,
+    same_experiment,
     training_parameters,
+    with_preset,
 )
 from presets import PRESETS, preset_table
 
@@ -171,6 +173,17 @@ def test_resuming_takes_the_checkpoints_parameters():
     assert (resumed.lr, resumed.n_epochs, resumed.load_model, resumed.device) == (0.2, 5, "m.pt", "cpu")
     with pytest.raises(UserError, match=r"--lr 0\.1 differs from the checkpoint's 0\.2"):
         resumed_parameters(saved, parse_flags("--lr 0.1".split()))
+
+
+def test_a_preset_is_the_experiment_of_its_flags():
+    saved = vars(parsed(PRESETS["authors-best"].flags))
+    assert same_experiment(saved, parsed("--preset authors-best"))
+    assert not same_experiment(saved, parsed("--preset authors-best --lr 0.1"))
+    assert not same_experiment(saved, parsed("--preset iclr2016-top1-100"))
+    resumed = resumed_parameters(saved, with_preset(parse_flags("--preset authors-best --n_epochs 12".split())))
+    assert (resumed.loss_type, resumed.n_epochs) == ("CrossEntropy", 12)
+    with pytest.raises(UserError, match="differs from the checkpoint's"):
+        resumed_parameters(saved, with_preset(parse_flags("--preset iclr2016-top1-100".split())))
 
 
 def test_evaluating_takes_cutoffs_and_ties_and_names_the_rest(capsys):

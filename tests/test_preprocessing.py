@@ -18,13 +18,13 @@ from preprocessing import (
     TRAIN_ONLY,
     VALID,
     Size,
-    compared_with_paper,
+    equals_published,
     find_clicks,
     last_days,
     main,
+    reading_time,
     size_of,
     split,
-    takes,
 )
 from synthetic import synthetic_clicks, write_raw_clicks
 
@@ -154,11 +154,11 @@ def test_the_shared_sample_gives_the_authors_figures(shared_clicks, tmp_path):
 
 
 def test_published_figures_are_recognized_only_when_all_are_equal():
-    assert compared_with_paper(TRAIN_FULL, PUBLISHED[TRAIN_FULL])
-    assert compared_with_paper(TEST, Size(71_222, 15_324, 6_751))
-    assert not compared_with_paper(TRAIN_FULL, Size(31_637_239, 7_966_257, 37_482))
-    assert not compared_with_paper(TEST, Size(71_222, 15_323, 6_751))
-    assert not compared_with_paper(VALID, PUBLISHED[TRAIN_FULL])
+    assert equals_published(TRAIN_FULL, PUBLISHED[TRAIN_FULL])
+    assert equals_published(TEST, Size(71_222, 15_324, 6_751))
+    assert not equals_published(TRAIN_FULL, Size(31_637_239, 7_966_257, 37_482))
+    assert not equals_published(TEST, Size(71_222, 15_323, 6_751))
+    assert not equals_published(VALID, PUBLISHED[TRAIN_FULL])
 
 
 @pytest.mark.parametrize("n_days", [1, 2, 3])
@@ -197,8 +197,8 @@ def test_a_large_file_says_how_long_it_takes(tmp_path):
     ):
         with open(tmp_path / name, "wb") as file:
             file.truncate(size)  # takes no space
-        assert takes(tmp_path / name) == expected
-    assert takes(tmp_path) == takes(tmp_path / "nowhere") == ""
+        assert reading_time(tmp_path / name) == expected
+    assert reading_time(tmp_path) == reading_time(tmp_path / "nowhere") == ""
 
 
 def test_clicks_are_found_where_the_readme_puts_them(tmp_path, monkeypatch):

@@ -45,7 +45,7 @@ def test_preprocessing_prints_what_it_writes(prepared, run_script, tmp_path):
     shutil.copy(tmp_path / "clicks.dat", tmp_path / "data" / "yoochoose-clicks.dat")
     found = run_script("preprocessing.py").stdout
     assert found.startswith("reading data/yoochoose-clicks.dat\n")
-    assert "differs from the published 31,637,239 in 7,966,257" in found
+    assert "differs from the published 31,637,239 clicks in 7,966,257 sessions on 37,483 items" in found
 
 
 def test_preprocessing_with_the_challenges_test_file(prepared, run_script, tmp_path):

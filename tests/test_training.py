@@ -55,7 +55,7 @@ def test_every_loss_learns_in_every_mode(loss, mode):
     training = make_training(sessions, 12, loss=loss, mode=mode, lr=0.2)
     results = [run_epoch(training, epoch) for epoch in range(6)]
     assert results[-1].loss < results[0].loss
-    assert results[0].n_clicks == sessions.n_transitions
+    assert results[0].n_clicks == sessions.n_next_clicks
     chance = 1 / 12
     assert evaluate(training[0], sessions, (1,)).recall[1] > (8 * chance if loss == "TOP1" else 0.95)
 
@@ -71,7 +71,7 @@ def test_reported_loss_is_the_mean_over_next_clicks():
         return loss
 
     result = run_epoch((model, optimizer, loss_function, batches, sampler))
-    assert len(seen) == result.n_clicks == sessions.n_transitions
+    assert len(seen) == result.n_clicks == sessions.n_next_clicks
     assert result.loss == pytest.approx(np.mean(seen), rel=1e-5)
 
 
@@ -244,9 +244,8 @@ def test_a_loss_that_is_no_number_stops_the_epoch_and_names_the_step(bad):
         steps.append(None)
         return scores.sum(dim=1) * (bad if len(steps) == 21 else 0)
 
-    with pytest.raises(Diverged, match="at step 20 of epoch 3") as caught:
+    with pytest.raises(Diverged, match="at step 20 of epoch 3"):
         run_epoch((model, optimizer, loss_function, batches, sampler), epoch=3)
-    assert (caught.value.epoch, caught.value.step) == (3, 20)
 
 
 def test_support_corrects_cross_entropy_only_when_asked():

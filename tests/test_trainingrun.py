@@ -100,7 +100,7 @@ def test_the_epoch_ends_with_two_lanes_only_where_they_are_the_only_negatives(da
     assert min(alive for block in alone.batches for alive in block.alive) >= 2
     assert min(alive for block in sampled.batches for alive in block.alive) == 1
     assert n_steps["alone"] < n_steps["sampled"]
-    assert sum(sum(block.alive) for block in sampled.batches) == sampled.sessions.n_transitions
+    assert sum(sum(block.alive) for block in sampled.batches) == sampled.sessions.n_next_clicks
 
 
 def test_evaluation_heeds_ties_and_cutoffs(data_folder, tmp_path, capsys):
