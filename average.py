@@ -9,13 +9,14 @@ Generalization, UAI 2018). The mean is evaluated and recommends like every check
 it. The figures of its history are those of single epochs.
 """
 
-from errors import FlagParser, UserError, run_script
+from errors import UserError, run_script
 
 # isort: split
 import argparse
 from pathlib import Path
 from typing import Any
 
+from flags import FlagParser
 from parameters import FREE_ON_RESUME
 from restoring import restored, saved_parameters
 from runfolder import EXAMPLE, is_mean, read_checkpoint, write_checkpoint

@@ -10,7 +10,7 @@
 Medians of several runs, the first of them not counted. Files are made once and kept in ``--folder``.
 """
 
-from errors import FlagParser, UserError, run_script
+from errors import UserError, run_script
 
 # isort: split
 import argparse
@@ -36,9 +36,10 @@ from atomicfile import make_folder
 from dataset import Block, ItemIndex, SessionParallelBatches, Sessions
 from device import choose_device, keep_freed_memory
 from evaluation import rank_next_clicks, ranks_of_targets
+from flags import COUNT, FlagParser
 from model import GRU4Rec, score
+from parameters import PARAMETERS, training_parameters
 from parameters import parse_flags as parse_main_flags
-from parameters import training_parameters
 from preprocessing import TRAIN_FULL, VALID
 from presets import PRESETS
 from recommend import Recommender, write_recommendations
@@ -225,8 +226,8 @@ def benchmark_epoch(folder: Path, device: torch.device) -> None:
 def parse_flags() -> argparse.Namespace:
     parser = FlagParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("what", nargs="+", choices=("all", *WHAT), help=f"all, or some of {', '.join(WHAT)}")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
-    parser.add_argument("--n_runs", type=int, default=5, help="runs that count (%(default)s)")
+    parser.add_argument("--device", help=PARAMETERS["device"].help)
+    parser.add_argument("--n_runs", type=COUNT, default=5, help="runs that count (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("data/benchmark"), help="for files (%(default)s)")
     return parser.parse_args()
 

@@ -12,8 +12,13 @@ from torch import Tensor
 
 from device import random_state, set_random_state
 from errors import warn
+from lossfunction import LossFunction
+from minibatch import MiniBatch
+from model import GRU4Rec
+from optimizer import Optimizer
 from training import TrainingStep, training_step
 
+Parts = tuple[GRU4Rec, Optimizer, LossFunction]  # those arguments of a step that stay the same
 MODES = ("auto", "on", "off")
 WORTH_IT = 30.0  # seconds that compiling must save; it takes some fifteen of them
 # About how many it saves in a step, and for every score in it: on a CPU with two threads; on CUDA, a guess.
@@ -65,59 +70,71 @@ class FasterStep(ABC):
     """A faster way to take a step, made when it is first called.
 
     Where that fails, or where its first steps do not compute what the reference does, it says so and the reference
-    takes over. So it does, without a word, for steps of fewer than B lanes, of which an epoch has a few at its end.
+    takes over. Steps of fewer than B lanes, of which an epoch has a few at its end, are the reference's, too.
 
     Args:
         reference: what it must compute the same as.
     """
 
     name: str
+    n_warm_up = 0  # steps that the reference takes first
 
     def __init__(self, reference: TrainingStep) -> None:
         self.reference = reference
         self.step: TrainingStep | None = None
         self.n_checked = 0
 
-    def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
-        """As :func:`training.training_step`, whose arguments it takes."""
-        if self.step is self.reference or not self._fits(*arguments):
-            return self.reference(*arguments)
+    def __call__(
+        self,
+        model: GRU4Rec,
+        optimizer: Optimizer,
+        loss_function: LossFunction,
+        batch: MiniBatch,
+        hidden: Tensor,
+        batch_size: int,
+    ) -> tuple[Tensor, Tensor]:
+        """As :func:`training.training_step`."""
+        parts = model, optimizer, loss_function
+        if self.step is self.reference or not self._fits(batch, batch_size):
+            return self.reference(*parts, batch, hidden, batch_size)
+        if self.n_warm_up > 0:
+            self.n_warm_up -= 1
+            return self.reference(*parts, batch, hidden, batch_size)
         if self.n_checked == CHECKED_STEPS:
-            return self.step(*arguments)
+            return self.step(*parts, batch, hidden, batch_size)
         self.n_checked += 1
-        *others, hidden, batch_size = arguments
-        arguments = (*others, hidden.clone(), batch_size)  # a graph overwrites the state that it gave last
+        hidden = hidden.clone()  # a graph overwrites the state that it gave last
         try:
-            return self._checked_step(*arguments)
+            return self._checked_step(parts, batch, hidden, batch_size)
         except Exception as error:  # there are many ways to fail, with or without a compiler
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             warn(f"{self.name} does not work here, so training goes on without, slower: {reason}")
             self.step = self.reference
-            return self.reference(*arguments)
+            return self.reference(*parts, batch, hidden, batch_size)
 
-    def _fits(self, *arguments: Any) -> bool:
-        """Whether it can take the step of these arguments."""
-        *_, hidden, batch_size = arguments
-        return hidden.shape[1] == batch_size
+    def _fits(self, batch: MiniBatch, batch_size: int) -> bool:
+        """Whether it can take the step of this mini-batch."""
+        return len(batch.columns.target) == batch_size
 
     @abstractmethod
-    def _make(self, *arguments: Any) -> TrainingStep:
+    def _make(self, parts: Parts, batch: MiniBatch, hidden: Tensor, batch_size: int) -> TrainingStep:
         """The faster step; may raise whatever it likes."""
 
-    def _checked_step(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+    def _checked_step(self, parts: Parts, batch: MiniBatch, hidden: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
         """A step both ways from the same state, which is left as the faster one makes it; that is made if need be.
 
         Raises:
             ArithmeticError: they differ by more than rounding does. The state is as before then, as after any failure.
         """
-        model, optimizer, *_, hidden, _ = arguments
+        model, optimizer, _ = parts
+        arguments = *parts, batch, hidden, batch_size
         state = [*model.parameters(), optimizer.step_number, *itertools.chain(*optimizer.state.values())]
         before, before_random = _copies(state), random_state(hidden.device)
         try:
             expected = _copies([*self.reference(*arguments), *state])
             _put(state, before)
             set_random_state(before_random, hidden.device)
-            self.step = self.step or self._make(*arguments)
+            self.step = self.step or self._make(parts, batch, hidden, batch_size)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PyTorch's, about its own affairs
                 result = self.step(*arguments)
@@ -135,7 +152,7 @@ class FasterStep(ABC):
 class CompiledStep(FasterStep):
     """:func:`training.training_step` as one compiled program.
 
-    Not compiled are steps with a single row either, for which PyTorch would compile once more.
+    Steps with a single row are not compiled either: PyTorch would compile once more for them.
     """
 
     name = "the compiled training step"
@@ -143,21 +160,18 @@ class CompiledStep(FasterStep):
     def __init__(self) -> None:
         super().__init__(training_step)
 
-    def _fits(self, *arguments: Any) -> bool:
-        *_, batch, _, _ = arguments
-        return super()._fits(*arguments) and min(len(batch.input_rows), len(batch.scored_rows)) > 1
+    def _fits(self, batch: MiniBatch, batch_size: int) -> bool:
+        return super()._fits(batch, batch_size) and min(len(batch.input_rows), len(batch.scored_rows)) > 1
 
-    def _make(self, *arguments: Any) -> TrainingStep:
+    def _make(self, parts: Parts, batch: MiniBatch, hidden: Tensor, batch_size: int) -> TrainingStep:
         print("compiling the training step (--compile off does without)", flush=True)
-        *_, hidden, _ = arguments
         return _compiled(hidden.device)
 
-    def _checked_step(self, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *_, batch, _, _ = arguments
+    def _checked_step(self, parts: Parts, batch: MiniBatch, hidden: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
         if batch.packed is None:
             for tensor in (batch.input_rows, batch.scored_rows, batch.columns.n_targets, batch.columns.n_samples):
                 torch._dynamo.maybe_mark_dynamic(tensor, 0)
-        return super()._checked_step(*arguments)
+        return super()._checked_step(parts, batch, hidden, batch_size)
 
 
 class GraphedStep(FasterStep):
@@ -169,19 +183,11 @@ class GraphedStep(FasterStep):
 
     name = "the CUDA graph of the training step"
 
-    def __init__(self, reference: TrainingStep) -> None:
-        super().__init__(reference)
-        self.n_warm_up = CHECKED_STEPS  # of the reference, which may be compiled
+    n_warm_up = CHECKED_STEPS  # the reference may be compiled
 
-    def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
-        if self.n_warm_up > 0 and self._fits(*arguments):
-            self.n_warm_up -= 1
-            return self.reference(*arguments)
-        return super().__call__(*arguments)
-
-    def _make(self, *arguments: Any) -> TrainingStep:
+    def _make(self, parts: Parts, batch: MiniBatch, hidden: Tensor, batch_size: int) -> TrainingStep:
         try:
-            return _Graph(self.reference, *arguments)
+            return _Graph(self.reference, parts, batch, hidden, batch_size)
         except RuntimeError as error:
             raise error.__context__ or error from None  # what broke the capture, not what PyTorch says at its end
 
@@ -191,11 +197,11 @@ class _Graph:
 
     Args:
         step: the step.
-        arguments: of it. Model, optimizer and loss stay those of all steps.
+        parts: model, optimizer and loss function of all steps.
+        batch, hidden, batch_size: the other arguments of the first step.
     """
 
-    def __init__(self, step: TrainingStep, *arguments: Any):
-        *parts, batch, hidden, batch_size = arguments
+    def __init__(self, step: TrainingStep, parts: Parts, batch: MiniBatch, hidden: Tensor, batch_size: int):
         self.parts, self.packed, self.hidden = parts, batch.packed.clone(), hidden.clone()
         batch = batch.moved_to(self.packed)
 
@@ -219,8 +225,8 @@ class _Graph:
 def captured(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[], None], Tensor]:
     """A function that does on the device what ``run`` does, and the tensor that has the result of ``run`` then.
 
-    PyTorch captures all graphs on one stream of its own, which belongs to the first device, whose cuBLAS workspace
-    they share, and in which training would go on after a failure; so there is a stream for each here.
+    Each capture has a stream of its own here. PyTorch would use one stream for all of them: it belongs to the first
+    device, the graphs would share its cuBLAS workspace, and training would go on in it after a capture that failed.
     """
     gc.collect()  # a graph that nobody uses any more must not be freed during the capture
     graph = torch.cuda.CUDAGraph()
@@ -235,7 +241,7 @@ def captured(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[
 
 def _compiled(device: torch.device) -> TrainingStep:
     torch._dynamo.reset()  # what was compiled for earlier runs of this process is of no use for this one
-    torch._dynamo.config.trace_autograd_ops = True
+    torch._dynamo.config.trace_autograd_ops = True  # the step calls torch.autograd.grad itself
     torch.fx.experimental._config.use_duck_shape = False  # two sizes that are equal now may differ in the next step
     options = OPTIONS | (CPU_OPTIONS if device.type == "cpu" else {})
     return torch.compile(training_step, fullgraph=True, options=options)

@@ -4,7 +4,7 @@ Runs the very commands that a user types, shows them, and sets the result beside
 items gives on the same file.
 """
 
-from errors import FlagParser, UserError, run_script
+from errors import UserError, run_script
 
 # isort: split
 import subprocess
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from baselines import Popularity
 from dataset import ItemIndex, encode_sessions, read_session_clicks
+from flags import FlagParser
 from preprocessing import TEST, TRAIN_FULL
 
 FOLDER = Path("data/demo")

@@ -5,13 +5,11 @@ Anything else that goes wrong is a bug of this suite and keeps its traceback. Ct
 second or more to load, scripts import this file first, and their first second is no exception.
 """
 
-import argparse
 import difflib
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any
 
 
 def _report_unhandled(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
@@ -29,19 +27,6 @@ if _script and os.path.realpath(os.path.dirname(_script)) == os.path.realpath(os
 
 class UserError(Exception):
     """What is wrong, where, and what to do about it, in one sentence."""
-
-
-class FlagParser(argparse.ArgumentParser):
-    """A parser that takes flags by their whole names only and reports mistakes as :class:`UserError`."""
-
-    def __init__(self, **options: Any):
-        super().__init__(allow_abbrev=False, **options)
-
-    def error(self, message: str) -> None:
-        known = [name for action in self._actions for name in action.option_strings]
-        head, _, unknown = message.partition("unrecognized arguments: ")
-        hint = did_you_mean(unknown.split()[0], known) if unknown and not head else ""
-        raise UserError(message + (hint or " (see --help)"))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -108,7 +108,7 @@ class MiniBatchMaker:
         repeated: list rows with repeats.
     """
 
-    CHUNK = 16  # steps whose items are compared together
+    CHUNK = 16  # steps that are looked up at once, each in a table of all items of its own: 5 MB for YooChoose
 
     def __init__(self, n_items: int, shared: bool, device: torch.device, repeated: bool = False):
         self.shared, self.repeated = shared, repeated
@@ -131,28 +131,28 @@ class MiniBatchMaker:
         return chain.from_iterable(runs)
 
     def _distinct(self, block: Block, steps: slice, b: int, negatives: Tensor) -> Iterable[MiniBatch]:
-        inputs, items = _by_step(block.inputs, steps, b), torch.cat((block.targets[steps, :b], negatives), dim=1)
+        inputs, scored = _by_step(block.inputs, steps, b), torch.cat((block.targets[steps, :b], negatives), dim=1)
         n_inputs = inputs.shape[1]
         if self.shared:
-            of_all, place, n_only_input = self.look_up(torch.cat((inputs, items), dim=1), n_first=n_inputs)
-            of_inputs, input_place, place = of_all, place[:, :n_inputs], place[:, n_inputs:]
-            of_items = [rows[n:] for rows, n in zip(of_all, n_only_input, strict=True)]
-            columns = of_all
+            input_rows, place, n_only_input = self.distinct_rows(torch.cat((inputs, scored), dim=1), n_inputs)
+            input_place, scored_place = place[:, :n_inputs], place[:, n_inputs:]
+            scored_rows = [rows[n:] for rows, n in zip(input_rows, n_only_input, strict=True)]
+            column_items = input_rows
         else:
-            of_inputs, input_place, _ = self.look_up(inputs)
-            of_items, place, _ = self.look_up(items)
-            columns = of_items
-        target, n_columns = place[:, :b], max(map(len, columns))
-        n_targets, n_samples = _counts(target, n_columns), _counts(place[:, b:], n_columns)
+            input_rows, input_place, _ = self.distinct_rows(inputs)
+            scored_rows, scored_place, _ = self.distinct_rows(scored)
+            column_items = scored_rows
+        target, n_columns = scored_place[:, :b], max(map(len, column_items))
+        n_targets, n_samples = _counts(target, n_columns), _counts(scored_place[:, b:], n_columns)
         input_place = input_place.unflatten(1, (-1, b))
 
         def mini_batch(k: int) -> MiniBatch:
-            n, step = len(columns[k]), steps.start + k
-            scored = Columns(columns[k], target[k], n_targets[k, :n], n_samples[k, :n])
+            n, step = len(column_items[k]), steps.start + k
+            columns = Columns(column_items[k], target[k], n_targets[k, :n], n_samples[k, :n])
             starts, lanes = block.starts[:, step, :b], block.live_lanes(step)
-            return MiniBatch(of_inputs[k], input_place[k], of_items[k], scored, starts, lanes)
+            return MiniBatch(input_rows[k], input_place[k], scored_rows[k], columns, starts, lanes)
 
-        return [mini_batch(k) for k in range(len(columns))]
+        return [mini_batch(k) for k in range(len(column_items))]
 
     def _repeated(self, block: Block, steps: slice, b: int, negatives: Tensor) -> Iterable[MiniBatch]:
         inputs, starts = _by_step(block.inputs, steps, b), _by_step(block.starts, steps, b)
@@ -175,15 +175,12 @@ class MiniBatchMaker:
             unpack(row, shape, n_scored, self.shared, block.live_lanes(k)) for k, row in enumerate(packed, steps.start)
         )
 
-    def look_up(self, items: Tensor, n_first: int = 0) -> tuple[list[Tensor], Tensor, list[int]]:
-        """Which rows the items ``[K, M]`` of every step take, in the order of their last occurrences.
-
-        Args:
-            n_first: ask also how many of the rows occur among a step's ``n_first`` first items only; they come first.
+    def distinct_rows(self, items: Tensor, n_first: int = 1) -> tuple[list[Tensor], Tensor, list[int]]:
+        """Which rows the items ``[K, M]`` of every step take, each once, in the order of their last occurrences.
 
         Returns:
-            Of every step the rows, each once; ``[K, M]`` where among them every item is, ``rows[k][place[k]]`` being
-            ``items[k]``; and what was asked.
+            The rows of every step; ``[K, M]`` where among them every item is, ``rows[k][place[k]]`` being ``items[k]``;
+            and how many rows of every step occur among its ``n_first`` first items only: these come first.
         """
         places, rows, n_distinct = [], [], []
         for chunk in items.split(self.CHUNK):
@@ -195,7 +192,7 @@ class MiniBatchMaker:
             n_distinct.append(n_so_far[:, [n_first - 1, -1]])
         n_only_first, n_rows = torch.cat(n_distinct).T.tolist()  # of the whole block: the host waits for it
         rows_of_steps = [step_rows[:n] for step_rows, n in zip(torch.cat(rows), n_rows, strict=True)]
-        return rows_of_steps, torch.cat(places), n_only_first if n_first else [0] * len(items)
+        return rows_of_steps, torch.cat(places), n_only_first
 
     def _last_occurrences(self, items: Tensor) -> Tensor:
         """``[K, M]``: for each of the items [K, M], where in its row the same item stands last.

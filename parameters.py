@@ -6,13 +6,14 @@ README's table follow from it.
 
 import argparse
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from compilation import MODES as COMPILATION_MODES
-from errors import FlagParser, UserError, warn
+from errors import UserError, warn
 from evaluation import TIE_BREAKING
+from flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser, Kind, number, whole_number
 from lossfunction import LOSSES
 from model import final_activation
 from optimizer import OPTIMIZERS
@@ -28,38 +29,6 @@ DEFAULT_FINAL_ACT = {
     "TOP1-max": "elu-0.5",
     "BPR-max": "elu-0.5",
 }
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What the text of a flag may be.
-
-    Attributes:
-        parse: text to value; raises ValueError with what was expected.
-        metavar: what ``--help`` puts in the value's place.
-    """
-
-    parse: Callable[[str], Any]
-    metavar: str
-
-    def __call__(self, text: str) -> Any:
-        try:
-            return self.parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _number(convert: type, expected: str, accept: Callable[[Any], bool]) -> Kind:
-    def parse(text: str) -> Any:
-        try:
-            value = convert(text)
-            if accept(value):
-                return value
-        except ValueError:
-            pass
-        raise ValueError(f"{text!r} is not {expected}")
-
-    return Kind(parse, "N" if convert is int else "X")
 
 
 def _name(names: Iterable[str]) -> Kind:
@@ -98,14 +67,11 @@ def _parse_text(text: str) -> str:
 
 
 MOST = 1e30  # fits into float32 with room to spare
-COUNT = _number(int, "a whole number from 1 to 2^31 - 1", lambda value: 1 <= value < 2**31)
-COUNT_OR_NONE = _number(int, "a whole number from 0 to 2^31 - 1", lambda value: 0 <= value < 2**31)
-SEED = _number(int, "a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
-POSITIVE = _number(float, "a number above 0 (and at most 1e30)", lambda value: 0 < value <= MOST)
-NOT_NEGATIVE = _number(float, "a number from 0 to 1e30", lambda value: 0 <= value <= MOST)
-N_CLICKS = _number(int, "a whole number from 1 to 100", lambda value: 1 <= value <= 100)
-BELOW_ONE = _number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
-SIGMA = _number(float, "a number above 0, or -1, or -2", lambda value: 0 < value <= MOST or value in (-1, -2))
+POSITIVE = number(float, "a number above 0 (and at most 1e30)", lambda value: 0 < value <= MOST)
+NOT_NEGATIVE = number(float, "a number from 0 to 1e30", lambda value: 0 <= value <= MOST)
+N_CLICKS = whole_number(1, 100)
+BELOW_ONE = number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
+SIGMA = number(float, "a number above 0, or -1, or -2", lambda value: 0 < value <= MOST or value in (-1, -2))
 FINAL_ACT = Kind(_parse_final_act, "NAME")
 SWITCH = Kind(_parse_switch, "true|false")
 FILE, FOLDER, DEVICE = (Kind(_parse_text, metavar) for metavar in ("FILE", "DIR", "DEVICE"))
@@ -140,7 +106,7 @@ THEMES = {
     "model": (
         P("hidden_size", 100, COUNT, "units of every GRU layer"),
         P("num_layers", 1, COUNT, "GRU layers"),
-        P("embedding_dim", 0, COUNT_OR_NONE, "size of a separate input embedding; 0: one-hot input, as in the paper"),
+        P("embedding_dim", 0, COUNT_OR_ZERO, "size of a separate input embedding; 0: one-hot input, as in the paper"),
         P("constrained_embedding", False, SWITCH, "use the output embedding as the input embedding (shared)"),
         P("dropout_input", 0.0, BELOW_ONE, "probability of dropping an input component (one-hot: the whole input)"),
         P("dropout_hidden", 0.5, BELOW_ONE, "probability of dropping a unit of a GRU layer's output"),
@@ -168,7 +134,7 @@ THEMES = {
     ),
     "loss and negative samples": (
         P("loss_type", "TOP1", _name(LOSSES), f"{', '.join(LOSSES)}"),
-        P("n_sample", 0, COUNT_OR_NONE, "additional negative samples a step, beside the other lanes' targets"),
+        P("n_sample", 0, COUNT_OR_ZERO, "additional negative samples a step, beside the other lanes' targets"),
         P("sample_alpha", 0.75, NOT_NEGATIVE, "samples are drawn by support^alpha: 1 by popularity, 0 uniformly"),
         P("bpreg", 1.0, NOT_NEGATIVE, "weight of BPR-max's score regularization"),
         P("logq", 0.0, NOT_NEGATIVE, "share of the logQ correction of CrossEntropy: 0 none, 1 all of it"),
@@ -217,7 +183,7 @@ THEMES = {
         P(
             "save_every",
             0,
-            COUNT_OR_NONE,
+            COUNT_OR_ZERO,
             "also save within an epoch, every N steps; 0: about every ten minutes",
         ),
         P("tensorboard", False, SWITCH, "also write TensorBoard's event files into the run folder"),

@@ -6,7 +6,7 @@ Every run draws its own, ``metrics.png``, where matplotlib is installed. It is i
 without its global state (pyplot): a process that draws nothing pays nothing, and no display is needed.
 """
 
-from errors import FlagParser, UserError, run_script, warn
+from errors import UserError, run_script, warn
 
 # isort: split
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atomicfile import atomic_write
+from flags import FlagParser
 from parameters import NO_MATTER
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ never cut in two, and clicks on items that training never saw leave the test set
     python preprocessing.py --clicks FILE --columns session,time,item --time_format iso      # another log, see clicklog
 """
 
-from errors import FlagParser, UserError, run_script
+from errors import UserError, run_script
 
 # isort: split
 import argparse
@@ -23,6 +23,7 @@ from atomicfile import make_folder
 from clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets, write_click_files
 from clicklog import LogFormat, read_log, sessions_of_users, time_kind
 from errors import warn
+from flags import COUNT, FlagParser
 from progress import about
 
 DATA_FOLDER = Path("data/preprocessed_data")
@@ -217,7 +218,7 @@ def make_parser() -> FlagParser:
     )
     parser.add_argument(
         "--last_days",
-        type=int,
+        type=COUNT,
         help="for a quick look, take only the sessions of the last N days of --clicks (default: all)",
         metavar="N",
     )
@@ -308,8 +309,6 @@ def read_asked_clicks(paths: list[Path], log: LogFormat | None, flags: argparse.
 
 def main(argv: list[str] | None = None) -> None:
     flags = make_parser().parse_args(argv)
-    if flags.last_days is not None and flags.last_days < 1:
-        raise UserError(f"--last_days {flags.last_days} is below 1")
     log = log_format(flags)
     paths = flags.clicks or [find_clicks()]
     to_read = [*paths, *filter(None, [flags.test_clicks])]

@@ -11,7 +11,7 @@ text. From Python::
     recommender.recommend([214536502, 214536500], k=5)
 """
 
-from errors import FlagParser, UserError, listed, run_script, warn
+from errors import UserError, listed, run_script, warn
 
 # isort: split
 import argparse
@@ -28,8 +28,9 @@ from torch import Tensor
 from atomicfile import atomic_write
 from clickfile import session_offsets, stream_sessions
 from dataset import ItemIndex
+from flags import COUNT, FlagParser
 from model import GRU4Rec, score
-from parameters import COUNT
+from parameters import PARAMETERS
 from restoring import restored_for_evaluation
 from runfolder import read_checkpoint
 
@@ -203,7 +204,7 @@ def parse_flags() -> argparse.Namespace:
     )
     parser.add_argument("--k", type=COUNT, default=20, help="how many to recommend (%(default)s)")
     parser.add_argument("--exclude_seen", action="store_true", help="leave out items that the session has clicked")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
+    parser.add_argument("--device", help=PARAMETERS["device"].help)
     return parser.parse_args()
 
 

@@ -7,7 +7,7 @@ Rows are run one after another; those that are finished are not run again, one t
 Leaves ``results.csv`` (a row per run), ``table.md`` and, where matplotlib is installed, ``table.png``.
 """
 
-from errors import FlagParser, UserError, run_script
+from errors import UserError, run_script
 
 # isort: split
 import argparse
@@ -22,6 +22,8 @@ from typing import Any
 from atomicfile import atomic_write, make_folder, write_csv
 from baselines import BASELINES
 from dataset import ItemIndex, encode_sessions, read_session_clicks
+from flags import COUNT, FlagParser
+from parameters import PARAMETERS
 from plot import bars, try_to_write_picture
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, equals_published, size_of
 from presets import PRESETS, YOOCHOOSE
@@ -182,14 +184,11 @@ def parse_flags() -> argparse.Namespace:
         metavar="ROW",
         help=f"of {', '.join(ROWS)} (default: all of YooChoose)",
     )
-    parser.add_argument("--n_epochs", type=int, default=10, help="epochs of every preset (%(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of every preset, with seeds 1, 2, … (%(default)s)")
+    parser.add_argument("--n_epochs", type=COUNT, default=10, help="epochs of every preset (%(default)s)")
+    parser.add_argument("--seeds", type=COUNT, default=1, help="runs of every preset, with seeds 1, 2, … (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder for results (%(default)s)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
-    flags = parser.parse_args()
-    if flags.n_epochs < 1 or flags.seeds < 1:
-        raise UserError("--n_epochs and --seeds start at 1")
-    return flags
+    parser.add_argument("--device", help=PARAMETERS["device"].help)
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from errors import UserError, did_you_mean
-from parameters import COUNT, PARAMETERS, POSITIVE, THEMES, Kind, shown
+from flags import COUNT, Kind
+from parameters import PARAMETERS, POSITIVE, THEMES, shown
 
 SETTINGS = ("model", "loss and negative samples", "optimizer")
 MAY_BE_SEARCHED = [parameter.name for theme in SETTINGS for parameter in THEMES[theme]] + ["batch_size", "time_sort"]

@@ -7,7 +7,7 @@
 ``python synthetic.py --output data/demo/clicks.dat`` writes a file that ``preprocessing.py --clicks`` reads.
 """
 
-from errors import FlagParser, UserError, run_script
+from errors import run_script
 
 # isort: split
 from pathlib import Path
@@ -19,6 +19,7 @@ import pyarrow.csv
 
 from atomicfile import atomic_write, make_folder
 from clickfile import DAY, RAW_COLUMNS, Clicks
+from flags import SEED, FlagParser, whole_number
 
 FIRST_DAY = 1_396_310_400_000  # 2014-04-01, where YooChoose begins, in milliseconds
 FIRST_ITEM_ID = 214_500_000
@@ -102,16 +103,11 @@ def write_raw_clicks(path: Path, clicks: Clicks) -> None:
 def main() -> None:
     parser = FlagParser(description="Write synthetic clicks in YooChoose's raw format.")
     parser.add_argument("--output", type=Path, default=Path("data/demo/clicks.dat"), help="file to write (%(default)s)")
-    parser.add_argument("--n_sessions", type=int, default=30_000, help="sessions (%(default)s)")
-    parser.add_argument("--n_items", type=int, default=2_000, help="items (%(default)s)")
-    parser.add_argument("--n_days", type=int, default=10, help="days that the clicks span (%(default)s)")
-    parser.add_argument("--seed", type=int, default=22, help="seed of the draws (%(default)s)")
+    parser.add_argument("--n_sessions", type=whole_number(1, 10**8), default=30_000, help="sessions (%(default)s)")
+    parser.add_argument("--n_items", type=whole_number(1, 10**6), default=2_000, help="items (%(default)s)")
+    parser.add_argument("--n_days", type=whole_number(1, 1000), default=10, help="days that they span (%(default)s)")
+    parser.add_argument("--seed", type=SEED, default=22, help="seed of the draws (%(default)s)")
     flags = parser.parse_args()
-    for name, most in (("n_sessions", 10**8), ("n_items", 10**6), ("n_days", 1000)):
-        if not 1 <= getattr(flags, name) <= most:
-            raise UserError(f"--{name} {getattr(flags, name)} is not a number from 1 to {most:,}")
-    if flags.seed < 0:
-        raise UserError(f"--seed {flags.seed} is below 0")
     clicks = synthetic_clicks(flags.n_sessions, flags.n_items, flags.n_days, flags.seed)
     make_folder(flags.output.parent)
     write_raw_clicks(flags.output, clicks)

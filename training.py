@@ -17,7 +17,7 @@ from minibatch import MiniBatch, MiniBatchMaker
 from model import GRU4Rec
 from optimizer import Optimizer
 
-TrainingStep = Callable[..., tuple[Tensor, Tensor]]  # with the arguments of training_step
+TrainingStep = Callable[[GRU4Rec, Optimizer, LossFunction, MiniBatch, Tensor, int], tuple[Tensor, Tensor]]
 
 
 class Diverged(ArithmeticError):

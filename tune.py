@@ -8,6 +8,9 @@ itself. Trials are kept in an SQLite file: the same line goes on from there. ``-
 again, with several seeds; ``--final`` measures the chosen one on the test file, which nothing else reads.
 """
 
+from errors import UserError, run_script, warn
+
+# isort: split
 import argparse
 import io
 import os
@@ -25,10 +28,10 @@ import numpy as np
 
 from atomicfile import make_folder
 from device import choose_device, is_out_of_memory
-from errors import FlagParser, UserError, run_script, warn
+from flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser
 from interruption import Interrupted
 from jobs import Stopper, run_jobs
-from parameters import parse_flags, shown, training_parameters
+from parameters import PARAMETERS, parse_flags, shown, training_parameters
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, TRAIN_ONLY, VALID
 from presets import PRESETS
 from reproduce import K, spread
@@ -357,17 +360,16 @@ def read_flags(argv: list[str] | None = None) -> Namespace:
     parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="what to choose from, see spaces/")
     parser.add_argument("--preset", choices=PRESETS, metavar="NAME", help="gives what the space does not name")
     parser.add_argument("--study", type=Path, default=Path("study.db"), metavar="FILE", help="trials (%(default)s)")
-    parser.add_argument("--n_trials", type=int, default=50, help="finished trials of the study, in all (%(default)s)")
-    parser.add_argument("--n_epochs", type=int, default=10, help="epochs of a trial, at most (%(default)s)")
-    parser.add_argument("--n_jobs", type=int, default=1, help="trials side by side (%(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of what is suggested (%(default)s)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
-    parser.add_argument("--confirm", type=int, default=0, metavar="N", help="then train the best again, with N seeds")
+    parser.add_argument("--n_trials", type=COUNT, default=50, help="finished trials of the study, in all (%(default)s)")
+    parser.add_argument("--n_epochs", type=COUNT, default=10, help="epochs of a trial, at most (%(default)s)")
+    parser.add_argument("--n_jobs", type=COUNT, default=1, help="trials side by side (%(default)s)")
+    parser.add_argument("--seed", type=SEED, default=1, help="of what is suggested (%(default)s)")
+    parser.add_argument("--device", help=PARAMETERS["device"].help)
+    parser.add_argument(
+        "--confirm", type=COUNT_OR_ZERO, default=0, metavar="N", help="then train the best with N seeds"
+    )
     parser.add_argument("--final", action="store_true", help="then measure the chosen setting on the test file")
     flags = parser.parse_args(argv)
-    for name, least in (("n_trials", 1), ("n_epochs", 1), ("n_jobs", 1), ("seed", 0), ("confirm", 0)):
-        if getattr(flags, name) < least:
-            raise UserError(f"--{name} {getattr(flags, name)} is below {least}")
     flags.device = str(choose_device(flags.device))
     flags.space = read_space(flags.space)
     flags.base = line_of(({"preset": flags.preset} if flags.preset else {}) | flags.space.fixed)

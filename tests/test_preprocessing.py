@@ -185,7 +185,7 @@ def test_the_last_days_are_said_not_to_compare(tmp_path, capsys):
     main(argv)
     assert read_clicks(tmp_path / TRAIN_FULL).time.min() < times.min()
     assert times.max() - times.min() < 4 * DAY
-    with pytest.raises(UserError, match="--last_days 0 is below 1"):
+    with pytest.raises(UserError, match="--last_days: '0' is not a whole number from 1"):
         main([*argv, "--last_days", "0"])
 
 

@@ -164,6 +164,7 @@ def test_mistakes_end_with_one_sentence_and_code_2(prepared, run_script, tmp_pat
         ("main.py", "--load_model", model, "--n_epochs", 2, "--lr", 3): "--lr 3.0 differs",
         ("main.py", "--load_model", model, "--n_epochs", 2, "--data_folder", "other"): "other clicks",
         ("main.py", "--lr", 1e30, "--loss_type", "BPR-max", "--n_epochs", 1): "lower --lr",
+        ("benchmark.py", "loading", "--n_runs", 0): "--n_runs: '0' is not a whole number",
         ("preprocessing.py",): "no yoochoose-clicks.dat",
         ("preprocessing.py", "--clicks", "junk.pt"): "junk.pt, line 1",
     }

@@ -314,7 +314,7 @@ def test_mistakes(tuned, tmp_path, monkeypatch):
         with pytest.raises(UserError, match="is no study, nor can it become one: .* name another with --study"):
             tuned(study=name)
     for flag in ("--n_trials", "--n_epochs", "--n_jobs"):
-        with pytest.raises(UserError, match=f"{flag} 0 is below 1"):
+        with pytest.raises(UserError, match=f"{flag}: '0' is not a whole number from 1"):
             tuned(flag, 0)
     with pytest.raises(UserError, match="invalid choice: 'authors-worst'"):
         tuned("--preset", "authors-worst")

@@ -1,0 +1,65 @@
+"""Flags of a command line: what their text may be, and a parser that reports mistakes in a sentence."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from errors import UserError, did_you_mean
+
+
+class FlagParser(argparse.ArgumentParser):
+    """A parser that takes flags by their whole names only and reports mistakes as :class:`UserError`."""
+
+    def __init__(self, **options: Any):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> None:
+        known = [name for action in self._actions for name in action.option_strings]
+        head, _, unknown = message.partition("unrecognized arguments: ")
+        hint = did_you_mean(unknown.split()[0], known) if unknown and not head else ""
+        raise UserError(message + (hint or " (see --help)"))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the text of a flag may be.
+
+    Attributes:
+        parse: text to value; raises ValueError with what was expected.
+        metavar: what ``--help`` puts in the value's place.
+    """
+
+    parse: Callable[[str], Any]
+    metavar: str
+
+    def __call__(self, text: str) -> Any:
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def number(convert: type, expected: str, accept: Callable[[Any], bool]) -> Kind:
+    """What ``convert`` makes a number of, and ``accept`` is true of; ``expected`` says what that is."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = convert(text)
+            if accept(value):
+                return value
+        except ValueError:
+            pass
+        raise ValueError(f"{text!r} is not {expected}")
+
+    return Kind(parse, "N" if convert is int else "X")
+
+
+def whole_number(least: int, most: int) -> Kind:
+    """A whole number between two, both included."""
+    return number(int, f"a whole number from {least} to {most:,}", lambda value: least <= value <= most)
+
+
+COUNT = whole_number(1, 2**31 - 1)
+COUNT_OR_ZERO = whole_number(0, 2**31 - 1)
+SEED = whole_number(0, 2**63 - 1)
