@@ -193,8 +193,9 @@ class Block:
         first_step: the step of the epoch that the first row is.
         alive: ``[K]`` how many lanes live in each step, on the host.
         grid: ``[T + 1 + T + 1, K, B]`` int64: inputs, targets, starts and lanes as in :class:`Step`, padded behind the
-            live ones; inputs and starts of the T last clicks of each lane's session, the current one last. Where the
-            session has fewer, its first click is repeated, and each time it begins the session.
+            live ones. Inputs and starts are those of the T last clicks of each lane's session, the current one last.
+            Where the session has fewer, its first click stands in for those before it, and is a start each time, so
+            that the hidden state is zero when the session really begins.
 
     Attributes:
         inputs, starts: ``[T, K, B]``.
@@ -339,7 +340,7 @@ class NegativeSampler:
         self.n_sample = n_sample
         self.seed = seed
         self.generator = torch.Generator(device)
-        threshold, alias = alias_table((support / support.max()) ** alpha)
+        threshold, alias = alias_table((support / support.max()) ** alpha)  # a share: a large alpha must not overflow
         self.threshold = torch.from_numpy(threshold).to(device)
         self.alias = torch.from_numpy(alias).to(device)
 

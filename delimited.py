@@ -72,7 +72,7 @@ def is_integer(text: str) -> bool:
 
 
 def is_plain_text(text: str) -> bool:
-    """Whether a text has something in it, and no control characters and broken encoding."""
+    """Whether a text has something in it, and neither control characters nor broken encoding."""
     return bool(text) and not re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text)
 
 

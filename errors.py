@@ -1,8 +1,8 @@
 """The one exception that stands for a mistake of the user, and how a script reports it.
 
 A mistake (a missing file, a flag that makes no sense) ends a script with one sentence on stderr and exit code 2.
-Anything else that goes wrong is a bug of this suite and keeps its traceback. Ctrl-C is neither; as PyTorch takes a
-second or more to load, scripts import this file first, and their first second is no exception.
+Anything else that goes wrong is a bug of this suite and keeps its traceback. Ctrl-C is neither, not even while PyTorch
+loads, which takes a second or more: that is why scripts import this file before all others.
 """
 
 import difflib

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+from collections.abc import Sequence
 from types import FrameType, TracebackType
 
 
@@ -51,3 +53,27 @@ class StopRequest:
         """
         if self.signal_number is not None:
             raise Interrupted(self.signal_number)
+
+
+def run_interruptibly(command: Sequence[str]) -> int:
+    """Run a command that answers a :class:`StopRequest`: the exit code.
+
+    A signal is passed on to it, once, and it has all the time that it takes to save.
+
+    Raises:
+        Interrupted: a signal came, and the command has ended since.
+    """
+    with StopRequest() as stop:
+        # In a session of its own: a terminal sends Ctrl-C to all of ours, and the command's second one would kill it.
+        process = subprocess.Popen(command, start_new_session=True)
+        is_passed_on = False
+        while True:
+            try:
+                code = process.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                if stop.signal_number is not None and not is_passed_on:
+                    process.send_signal(stop.signal_number)
+                    is_passed_on = True
+            else:
+                stop.raise_if_asked()
+                return code

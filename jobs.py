@@ -29,7 +29,7 @@ class Stopper:
         raise KeyboardInterrupt
 
 
-Work = Callable[[Any, Stopper], Any]  # of a job, to be picklable where there are several processes
+Work = Callable[[Any, Stopper], Any]  # what is done with a job; it must be picklable where there are several processes
 
 
 def run_jobs(work: Work, jobs: list[Any], n_jobs: int) -> Iterator[tuple[Any, Any]]:

@@ -76,13 +76,16 @@ def go_on(path: Path, checkpoint: dict[str, Any], flags: dict[str, Any], folder:
     parameters = resumed_parameters(saved_parameters(checkpoint, path), flags)
     parameters.load_model = str(path)
     n_ended = checkpoint["epoch"] + (checkpoint["within_epoch"] is None)
-    if n_ended >= parameters.n_epochs:
+    is_done = n_ended >= parameters.n_epochs
+    if not is_done:
+        print(f"going on from {path}", flush=True)
+    training = TrainingRun(parameters, checkpoint)  # also where nothing is left to do: the clicks must be the same
+    if is_done:
         if folder:
             folder.write_metrics(checkpoint["history"])
         print(f"{path}: {n_ended} of {parameters.n_epochs} epochs are done; raise --n_epochs to go on")
         return 0
-    print(f"going on from {path}")
-    return train(TrainingRun(parameters, checkpoint), folder)
+    return train(training, folder)
 
 
 def train(training: TrainingRun, folder: RunFolder | None = None) -> int:

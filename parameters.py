@@ -186,6 +186,7 @@ THEMES = {
             COUNT_OR_ZERO,
             "also save within an epoch, every N steps; 0: about every ten minutes",
         ),
+        P("keep_checkpoints", 0, COUNT_OR_ZERO, "keep only the checkpoints of the last N epochs; 0: of all"),
         P("tensorboard", False, SWITCH, "also write TensorBoard's event files into the run folder"),
         P(
             "deterministic",
@@ -197,7 +198,7 @@ THEMES = {
             "compile",
             "auto",
             _name(COMPILATION_MODES),
-            "compile the training step: on, off, or auto: where that saves half a minute; on CUDA, on and auto also "
+            "compile the training step: on, off, or auto (where that saves half a minute); on CUDA, on and auto also "
             "capture it in a CUDA graph",
         ),
         P("device", None, DEVICE, "cpu, cuda or cuda:N (default: cuda where there is one, else cpu)"),
@@ -225,6 +226,7 @@ NO_MATTER = (
     "load_model",
     "resume",
     "save_every",
+    "keep_checkpoints",
     "tensorboard",
     "compile",
     "device",

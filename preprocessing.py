@@ -23,7 +23,7 @@ from atomicfile import make_folder
 from clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets, write_click_files
 from clicklog import LogFormat, read_log, sessions_of_users, time_kind
 from errors import warn
-from flags import COUNT, FlagParser
+from flags import FlagParser, whole_number
 from progress import about
 
 DATA_FOLDER = Path("data/preprocessed_data")
@@ -218,7 +218,7 @@ def make_parser() -> FlagParser:
     )
     parser.add_argument(
         "--last_days",
-        type=COUNT,
+        type=whole_number(1, 100_000),
         help="for a quick look, take only the sessions of the last N days of --clicks (default: all)",
         metavar="N",
     )

@@ -13,7 +13,6 @@ from errors import UserError, run_script
 import argparse
 import csv
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from atomicfile import atomic_write, make_folder, write_csv
 from baselines import BASELINES
 from dataset import ItemIndex, encode_sessions, read_session_clicks
 from flags import COUNT, FlagParser
+from interruption import Interrupted, run_interruptibly
 from parameters import PARAMETERS
 from plot import bars, try_to_write_picture
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, equals_published, size_of
@@ -78,18 +78,19 @@ def run_baseline(name: str, files: Files) -> tuple[float, float, float]:
     return metrics.recall[K], metrics.mrr[K], time.perf_counter() - began
 
 
-def run_preset(name: str, seed: int, flags: argparse.Namespace) -> tuple[float, float, float]:
+def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) -> tuple[float, float, float]:
     """Train a preset with ``main.py``, or go on training it: Recall and MRR of its last epoch, seconds of training.
 
     Raises:
         UserError: ``main.py`` failed; it has said why.
+        Interrupted: a signal came; ``main.py`` has saved what it had.
     """
-    folder = flags.output / f"{name}-seed{seed}"
+    folder = flags.output / f"{name}-seed{seed}-on-{files.name.replace(' ', '-')}"
     command = [sys.executable, HERE / "main.py", "--preset", name, "--seed", seed, "--resume"]
     command += ["--checkpoint_dir", folder, "--data_folder", flags.data_folder, "--n_epochs", flags.n_epochs]
-    command += ["--train_data", flags.train_data, "--valid_data", flags.test_data]
+    command += ["--train_data", flags.train_data, "--valid_data", flags.test_data, "--keep_checkpoints", 1]
     command += ["--device", flags.device] if flags.device else []
-    code = subprocess.run(list(map(str, command))).returncode
+    code = run_interruptibly(list(map(str, command)))
     if code != 0:
         raise UserError(f"{name} with seed {seed} ended with exit code {code}; run the same line again to go on")
     newest = max(folder.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime_ns)
@@ -114,7 +115,7 @@ def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
             }
             result = next((each for each in results if each.items() >= what.items()), None)
             if result is None:
-                figures = run_baseline(row, files) if row in BASELINES else run_preset(row, seed, flags)
+                figures = run_baseline(row, files) if row in BASELINES else run_preset(row, seed, files, flags)
                 recall, mrr, seconds = figures
                 result = what | {"recall": recall, "mrr": mrr, "seconds": round(seconds, 1)}
                 results.append(result)
@@ -191,17 +192,22 @@ def parse_flags() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> int:
     flags = parse_flags()
     files = Files(flags.data_folder, flags.train_data, flags.test_data)
     print(files.protocol, flush=True)
     make_folder(flags.output)
-    results = run_rows(files, flags)
+    try:
+        results = run_rows(files, flags)
+    except Interrupted as interrupted:
+        print(f"stopped by {interrupted}; go on with the same line")
+        return interrupted.exit_code
     table = markdown_table(results, files.protocol, files.are_the_papers)
     with atomic_write(flags.output / "table.md") as file:
         file.write(table.encode())
     try_to_write_picture(lambda: bars(bar_groups(results)), flags.output / "table.png")
     print(f"\n{table}\nwritten to {flags.output}")
+    return 0
 
 
 if __name__ == "__main__":

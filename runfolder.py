@@ -125,6 +125,12 @@ class RunFolder:
             partial.unlink(missing_ok=True)
         return path
 
+    def keep_checkpoints(self, n: int) -> None:
+        """Delete the checkpoints of ended epochs but the last ``n``; 0 keeps them all."""
+        if n:
+            for path in sorted(self.path.glob("model_*.pt"))[:-n]:
+                path.unlink(missing_ok=True)
+
 
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write a checkpoint, whole or not at all: all of ``CONTENT`` but the version.

@@ -141,6 +141,7 @@ class TrainingRun:
                 loss, seconds = self.progress.loss, self.progress.seconds
                 self.history.append(metrics_row(epoch, loss, metrics, seconds, self.progress.n_clicks))
                 path = folder.write_checkpoint(self.checkpoint(epoch, within_epoch=None))
+                folder.keep_checkpoints(self.parameters.keep_checkpoints)
                 folder.write_metrics(self.history)
                 add_event(self.history[-1])
                 draws = draws and folder.draw_metrics(self.history)
@@ -222,7 +223,7 @@ class TrainingRun:
         if not (np.array_equal(index.ids, self.index.ids) and torch.equal(checkpoint["support"], self.support)):
             raise UserError(
                 f"{p.load_model} was trained on other clicks than those of {data_file(p.data_folder, p.train_data)}: "
-                "name its file with --data_folder and --train_data"
+                "name its file with --data_folder and --train_data, or start anew in another --checkpoint_dir"
             )
         return model
 

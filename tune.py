@@ -145,7 +145,7 @@ def begin_or_go_on(study: "optuna.Study", flags: Namespace) -> None:
         was, now = before.get(name, "absent"), made_with.get(name, "absent")
         if was != now:
             raise UserError(
-                f"{flags.study} was made with other trials in mind: {name} was {was}, and is {now} now; "
+                f"{flags.study} was begun with other settings: {name} was {was}, and is {now} now; "
                 "name another file with --study"
             )
     if not finished(study) and not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
@@ -186,7 +186,8 @@ def run_trial(_: int, stopper: Stopper, flags: Namespace) -> str | None:
     n_finished = len(finished(study))
     if n_finished >= flags.n_trials:
         return None
-    # After a stop a study suggests what it would have; but trials that begin together must not be the same.
+    # After a stop, a study suggests what it would have suggested without one. But two trials that begin together must
+    # not be the same.
     n_running = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)))
     process = os.getpid() if flags.n_jobs > 1 else 0
     seed = np.random.SeedSequence((flags.seed, n_finished, n_running, process)).generate_state(1)

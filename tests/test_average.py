@@ -15,9 +15,9 @@ from trainingrun import TrainingRun
 LINE = "--hidden_size 4 --batch_size 8 --n_epochs 3 --device cpu"
 
 
-def trained(folder, data_folder, seed=1):
+def trained(folder, data_folder, seed=1, more=""):
     """The checkpoints of three epochs."""
-    line = f"{LINE} --data_folder {data_folder} --seed {seed}"
+    line = f"{LINE} --data_folder {data_folder} --seed {seed} {more}"
     folder.mkdir()
     run_folder = RunFolder.create(folder)
     TrainingRun(training_parameters(parse_flags(line.split()))).train(run_folder)
@@ -55,6 +55,12 @@ def test_it_evaluates_and_recommends(epochs, data_folder, run_script, tmp_path):
     scores = [dict(Recommender.load(path).recommend(items, k=5)) for path in (tmp_path / "mean.pt", *epochs)]
     assert all(len(each) == 5 for each in scores)
     assert scores[0] not in scores[1:]
+
+
+def test_a_run_may_keep_its_last_epochs_only(data_folder, tmp_path):
+    kept = trained(tmp_path / "run", data_folder, more="--keep_checkpoints 2")
+    assert [path.name for path in kept] == ["model_00001.pt", "model_00002.pt"]
+    assert len(read_checkpoint(kept[-1])["history"]) == 3
 
 
 def test_other_runs_and_repeated_epochs_are_refused(epochs, data_folder, tmp_path):

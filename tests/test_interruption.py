@@ -36,8 +36,8 @@ def data(tmp_path_factory):
     return folder
 
 
-def start(tmp_path, *flags, **options):
-    command = [sys.executable, "-u", str(ROOT / "main.py"), *map(str, flags)]
+def start(tmp_path, *flags, script="main.py", **options):
+    command = [sys.executable, "-u", str(ROOT / script), *map(str, flags)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, **pipes, **options)
 
@@ -127,6 +127,25 @@ def test_a_signal_saves_and_says_how_to_go_on(data, uninterrupted, tmp_path):
     assert all(torch.equal(tensors[name], uninterrupted[0][name]) for name in tensors)
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_reaches_what_reproduce_trains_and_lets_it_save(data, tmp_path, how):
+    line = ["--data_folder", data, "--rows", "cikm2018-bprmax-shared", "--n_epochs", 1, "--device", "cpu"]
+    line += ["--output", "out"]
+    process = start(tmp_path, *line, script="reproduce.py", start_new_session=True)
+    wait_for_training(process)
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)  # as a terminal does
+    else:
+        process.send_signal(how)
+    printed, _ = finish(process, expect=128 + how)
+    assert "everything is saved" in printed
+    assert printed.endswith(f"stopped by {how.name}; go on with the same line\n")
+    (partial,) = tmp_path.glob("out/*/*/partial.pt")
+    printed, _ = finish(start(tmp_path, *line, script="reproduce.py"))
+    assert f"going on from {partial.relative_to(tmp_path)}" in printed
+    assert not partial.exists()
+
+
 def test_resume_passes_over_a_damaged_checkpoint(data, uninterrupted, tmp_path):
     finish(start(tmp_path, *SETTING, "--data_folder", data, "--n_epochs", 2))
     (run,) = (tmp_path / "checkpoint").iterdir()
@@ -158,6 +177,15 @@ def test_resume_tells_experiments_apart(data, tmp_path):
     assert len(list((tmp_path / "checkpoint").glob("*/model_00001.pt"))) == 1
     _, complaints = finish(start(tmp_path, *one, "--load_model", "x.pt"), expect=2)
     assert "--resume finds the checkpoint by itself" in complaints
+
+
+def test_resume_does_not_take_a_run_on_other_clicks_for_done(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    line = [*SETTING, "--data_folder", "data", "--resume", "--n_epochs", 1]
+    finish(start(tmp_path, *line))
+    shutil.copy(data / VALID, tmp_path / "data" / TRAIN_ONLY)
+    _, complaints = finish(start(tmp_path, *line), expect=2)
+    assert "was trained on other clicks than those of data/recSys15TrainOnly.txt" in complaints
 
 
 def limit_file_size(n_bytes):

@@ -87,6 +87,18 @@ def test_rows_are_run_once_and_added_later(prepared, run_script, tmp_path):
     assert " ± " in second.stdout
 
 
+def test_other_clicks_in_the_same_folder_are_trained_on_anew(prepared, run_script, tmp_path):
+    line = (*prepared, "--rows", "iclr2016-top1-100")
+    run_script("reproduce.py", *line)
+    run_script("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "data", "--last_days", 4)
+    run_script("reproduce.py", *line)
+    run_script("reproduce.py", *line, "--output", "anew")
+    first, second = read_results(tmp_path / "out" / "results.csv")
+    (anew,) = read_results(tmp_path / "anew" / "results.csv")
+    assert second | {"seconds": 0} == anew | {"seconds": 0}
+    assert second["recall"] != first["recall"]
+
+
 def test_a_row_that_fails_is_named(prepared, run_script):
     failed = run_script("reproduce.py", *prepared, "--rows", "iclr2016-xe-100", "--device", "cuda:99", expect=2)
     assert "iclr2016-xe-100 with seed 1 ended with exit code 2" in failed.stderr
