@@ -108,7 +108,10 @@ def train_epoch(
     The host waits for the device once a block, to look at its losses.
 
     Args:
+        batches: their lanes are those of the hidden state, their ``bptt`` is how many states it keeps.
         progress: where the epoch stands; updated as it goes on.
+        keeper: asked after every step whether to save.
+        bar: a progress bar of next clicks.
         step: :func:`training_step`, or what :func:`compilation.choose_step` gave.
 
     Raises:

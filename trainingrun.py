@@ -62,7 +62,7 @@ class TrainingData:
 
 
 class TrainingRun:
-    """Everything that a training run holds.
+    """Everything that a training run holds. Making one readies the process, too: device, seed, allocator.
 
     Args:
         parameters: all of them, see :mod:`parameters`.
@@ -135,22 +135,26 @@ class TrainingRun:
         draws = True
         with StopRequest() as stop, events as add_event:
             for epoch in range(self.progress.epoch, self.parameters.n_epochs):
-                self._train_epoch(folder, stop)
+                self._train_and_save_epoch(folder, stop)
                 trained_at = time.perf_counter()
-                metrics = self.evaluate()
-                loss, seconds = self.progress.loss, self.progress.seconds
-                self.history.append(metrics_row(epoch, loss, metrics, seconds, self.progress.n_clicks))
+                metrics, done = self.evaluate(), self.progress
+                self.history.append(metrics_row(epoch, done.loss, metrics, done.seconds, done.n_clicks))
                 path = folder.write_checkpoint(self.checkpoint(epoch, within_epoch=None))
                 folder.keep_checkpoints(self.parameters.keep_checkpoints)
                 folder.write_metrics(self.history)
                 add_event(self.history[-1])
                 draws = draws and folder.draw_metrics(self.history)
-                figures = " ".join(metrics.line(k) for k in self.parameters.k_eval)
-                left = (self.parameters.n_epochs - 1 - epoch) * (seconds + time.perf_counter() - trained_at)
-                times = f"{seconds:.1f} s" + (f", {about(left)} left" if left else "")
-                print(f"epoch {epoch} loss: {loss:.6f} {figures} ({times}) {path}", flush=True)
+                seconds_each = done.seconds + time.perf_counter() - trained_at
+                print(f"{self._epoch_line(metrics, seconds_each)} {path}", flush=True)
                 self.progress = EpochProgress(epoch + 1)
                 stop.raise_if_asked()
+
+    def _epoch_line(self, metrics: Metrics, seconds_each: float) -> str:
+        done, p = self.progress, self.parameters
+        figures = " ".join(metrics.line(k) for k in p.k_eval)
+        left = (p.n_epochs - 1 - done.epoch) * seconds_each
+        times = f"{done.seconds:.1f} s" + (f", {about(left)} left" if left else "")
+        return f"epoch {done.epoch} loss: {done.loss:.6f} {figures} ({times})"
 
     def train_epoch(self, keeper: Keeper | None = None, bar: tqdm | None = None) -> None:
         """Train to the end of the epoch of ``progress``; nothing is saved but by the keeper.
@@ -178,7 +182,7 @@ class TrainingRun:
         """
         return evaluate(self.model, self.valid_sessions, self.parameters.k_eval, self.parameters.tie_breaking)
 
-    def _train_epoch(self, folder: RunFolder, stop: StopRequest) -> None:
+    def _train_and_save_epoch(self, folder: RunFolder, stop: StopRequest) -> None:
         """Train to the end of the epoch and save what evaluation must not lose, for that may take a while, too."""
         saver = _Saver(self, folder, stop)
         with next_click_bar(f"epoch {self.progress.epoch}", self.sessions.n_next_clicks, self.progress.n_clicks) as bar:
