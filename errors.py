@@ -20,6 +20,7 @@ def _report_unhandled(kind: type[BaseException], error: BaseException, traceback
 
 
 INTERRUPTED = "interrupted"
+LISTED = 10
 _script = getattr(sys.modules["__main__"], "__file__", None)
 if _script and os.path.realpath(os.path.dirname(_script)) == os.path.realpath(os.path.dirname(__file__)):
     sys.excepthook = _report_unhandled  # in a process of one of our scripts; those of others are none of our business
@@ -37,7 +38,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def listed(values: Sequence[object]) -> str:
     """The first ten of them, with commas between."""
-    return ", ".join(map(str, values[:10])) + (", …" if len(values) > 10 else "")
+    return ", ".join(map(str, values[:LISTED])) + (", …" if len(values) > LISTED else "")
 
 
 def warn(message: str) -> None:

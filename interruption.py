@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from types import FrameType, TracebackType
 
@@ -19,8 +20,13 @@ class Interrupted(Exception):
         self.exit_code = 128 + signal_number
 
 
+REPEAT_SECONDS = 1.0
+
+
 class StopRequest:
-    """While entered, the first SIGINT or SIGTERM is only noted; a second one ends the process at once.
+    """While entered, the first SIGINT or SIGTERM is only noted; one that comes a second later ends the process at once.
+
+    One that comes sooner is the same request: a terminal and a parent process, say, may both send it.
 
     Attributes:
         signal_number: the signal that came, or None.
@@ -40,10 +46,11 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None:
+        if self.signal_number is None:
+            self.signal_number, self.noted_at = number, time.monotonic()
+        elif time.monotonic() - self.noted_at > REPEAT_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.signal_number = number
 
     def raise_if_asked(self) -> None:
         """End the run now, if someone asked for it.
@@ -58,22 +65,25 @@ class StopRequest:
 def run_interruptibly(command: Sequence[str]) -> int:
     """Run a command that answers a :class:`StopRequest`: the exit code.
 
-    A signal is passed on to it, once, and it has all the time that it takes to save.
+    A signal is passed on to the command, which has all the time that it takes to save.
 
     Raises:
-        Interrupted: a signal came, and the command has ended since.
+        Interrupted: a signal came, and the command has ended by it.
     """
     with StopRequest() as stop:
-        # In a session of its own: a terminal sends Ctrl-C to all of ours, and the command's second one would kill it.
-        process = subprocess.Popen(command, start_new_session=True)
+        process = subprocess.Popen(command)
         is_passed_on = False
-        while True:
-            try:
-                code = process.wait(timeout=0.2)
-            except subprocess.TimeoutExpired:
-                if stop.signal_number is not None and not is_passed_on:
-                    process.send_signal(stop.signal_number)
-                    is_passed_on = True
-            else:
-                stop.raise_if_asked()
-                return code
+        while (code := _exit_code_soon(process)) is None:
+            if stop.signal_number is not None and not is_passed_on:
+                process.send_signal(stop.signal_number)
+                is_passed_on = True
+        if code not in (1, 2):  # not by an error
+            stop.raise_if_asked()
+    return code
+
+
+def _exit_code_soon(process: subprocess.Popen) -> int | None:
+    try:
+        return process.wait(timeout=0.2)
+    except subprocess.TimeoutExpired:
+        return None

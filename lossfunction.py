@@ -42,14 +42,14 @@ def cross_entropy(scores: Tensor, columns: Columns, correction: tuple[Tensor, Te
             item as a sample; see :func:`logq_correction`.
     """
     if correction is None:
-        log_n = log_share = columns.n_all.log()
+        log_n = log_weight = columns.n_all.log()
     else:
         as_target, as_sample = correction
         log_n = torch.logaddexp(columns.n_targets.log() - as_target, columns.n_samples.log() - as_sample)
-        log_share = log_n + as_target
-    # The softmax of a column is that of all occurrences of its item, and a lane's target is one of them.
+        log_weight = log_n + as_target
+    # A column weighs as much as so many targets, because its softmax is that of all occurrences of its item.
     log_softmax, _ = _targets(F.log_softmax(scores + log_n, dim=1), columns)
-    return log_share[columns.target] - log_softmax.squeeze(1)
+    return log_weight[columns.target] - log_softmax.squeeze(1)
 
 
 def top1_max(scores: Tensor, columns: Columns) -> Tensor:

@@ -47,7 +47,10 @@ def run(flags: dict[str, Any]) -> int:
         return resume(flags)
     if "load_model" in flags:
         path = Path(flags["load_model"])
-        return go_on(path, read_checkpoint(path), with_preset(flags))
+        checkpoint = read_checkpoint(path)
+        if flags.get("preset") != checkpoint["parameters"].get("preset"):
+            flags = with_preset(flags)  # its parameters must be the checkpoint's, whatever name they were given by
+        return go_on(path, checkpoint, flags)
     return train(TrainingRun(training_parameters(flags)))
 
 

@@ -81,6 +81,8 @@ def run_baseline(name: str, files: Files) -> tuple[float, float, float]:
 def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) -> tuple[float, float, float]:
     """Train a preset with ``main.py``, or go on training it: Recall and MRR of its last epoch, seconds of training.
 
+    Of its checkpoints, the last one is kept, to go on from.
+
     Raises:
         UserError: ``main.py`` failed; it has said why.
         Interrupted: a signal came; ``main.py`` has saved what it had.

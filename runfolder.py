@@ -125,10 +125,11 @@ class RunFolder:
             partial.unlink(missing_ok=True)
         return path
 
-    def keep_checkpoints(self, n: int) -> None:
-        """Delete the checkpoints of ended epochs but the last ``n``; 0 keeps them all."""
-        if n:
-            for path in sorted(self.path.glob("model_*.pt"))[:-n]:
+    def delete_epochs_before(self, epoch: int) -> None:
+        """Delete the checkpoints of epochs that ended before this one."""
+        for path in self.path.glob("model_*.pt"):
+            number = path.stem.removeprefix("model_")
+            if number.isdecimal() and int(number) < epoch:
                 path.unlink(missing_ok=True)
 
 

@@ -127,20 +127,21 @@ class TrainingRun:
             UserError: loss or weights became NaN or infinite, or a file cannot be written.
             Interrupted: a signal asked for it; everything is saved.
         """
-        folder.write_parameters(vars(self.parameters))
-        folder.write_metrics(self.history)
         events = (
             folder.tensorboard_events(self.history) if self.parameters.tensorboard else nullcontext(lambda row: None)
         )
         draws = True
         with StopRequest() as stop, events as add_event:
+            folder.write_parameters(vars(self.parameters))
+            folder.write_metrics(self.history)
             for epoch in range(self.progress.epoch, self.parameters.n_epochs):
                 self._train_and_save_epoch(folder, stop)
                 trained_at = time.perf_counter()
                 metrics, done = self.evaluate(), self.progress
                 self.history.append(metrics_row(epoch, done.loss, metrics, done.seconds, done.n_clicks))
                 path = folder.write_checkpoint(self.checkpoint(epoch, within_epoch=None))
-                folder.keep_checkpoints(self.parameters.keep_checkpoints)
+                if self.parameters.keep_checkpoints:
+                    folder.delete_epochs_before(epoch + 1 - self.parameters.keep_checkpoints)
                 folder.write_metrics(self.history)
                 add_event(self.history[-1])
                 draws = draws and folder.draw_metrics(self.history)

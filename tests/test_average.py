@@ -57,12 +57,6 @@ def test_it_evaluates_and_recommends(epochs, data_folder, run_script, tmp_path):
     assert scores[0] not in scores[1:]
 
 
-def test_a_run_may_keep_its_last_epochs_only(data_folder, tmp_path):
-    kept = trained(tmp_path / "run", data_folder, more="--keep_checkpoints 2")
-    assert [path.name for path in kept] == ["model_00001.pt", "model_00002.pt"]
-    assert len(read_checkpoint(kept[-1])["history"]) == 3
-
-
 def test_other_runs_and_repeated_epochs_are_refused(epochs, data_folder, tmp_path):
     other = trained(tmp_path / "other", data_folder, seed=2)
     with pytest.raises(UserError, match="is of another run than"):

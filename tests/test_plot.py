@@ -158,6 +158,9 @@ def test_runs_are_named_by_what_differs(tmp_path):
     assert what_differs([folders[0], folders[2]]) == list(map(str, folders[::2]))
     (folders[1] / "parameter.txt").unlink()
     assert what_differs(folders[:2]) == ["0101 lr=0.1 eps=1e-06", "0102"]
+    for folder, preset in zip(folders[:2], ("authors-best", "authors-coveo"), strict=True):
+        RunFolder(folder).write_parameters({"preset": preset, "n_epochs": len(preset)})
+    assert what_differs(folders[:2]) == ["0101 preset=authors-best", "0102 preset=authors-coveo"]
 
 
 def test_plot_as_a_user_runs_it(run_script, tmp_path):

@@ -36,6 +36,18 @@ def test_checkpoint_comes_back_as_it_was(saved):
     assert set(loaded) == set(CHECKPOINT)
 
 
+def test_epochs_that_are_deleted_are_the_earlier_ones_and_nothing_else(tmp_path):
+    folder = RunFolder(tmp_path)
+    names = ["model_00001.pt", "model_00002.pt", "model_99999.pt", "model_100000.pt", "model_100001.pt"]
+    others = ["model_best.pt", "model_.pt", "mean.pt", "partial.pt", "model_00001.txt"]
+    for name in names + others:
+        (tmp_path / name).touch()
+    folder.delete_epochs_before(99_999)
+    assert {path.name for path in tmp_path.iterdir()} == {*names[2:], *others}
+    folder.delete_epochs_before(100_001)
+    assert {path.name for path in tmp_path.iterdir()} == {*names[4:], *others}
+
+
 def test_torch_reads_a_checkpoint_without_this_suite(saved):
     loaded = torch.load(saved, weights_only=True)
     assert torch.equal(loaded["model"]["weight"], CHECKPOINT["model"]["weight"])

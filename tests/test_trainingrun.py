@@ -9,9 +9,10 @@ import torch
 from device import choose_device
 from errors import UserError
 from evaluation import evaluate
-from main import evaluate_checkpoint
+from main import evaluate_checkpoint, run
 from parameters import THEMES, parse_flags, training_parameters
 from preprocessing import TRAIN_ONLY
+from presets import PRESETS
 from runfolder import RunFolder, read_checkpoint
 from trainingrun import TrainingRun
 
@@ -121,6 +122,25 @@ def test_evaluation_heeds_ties_and_cutoffs(data_folder, tmp_path, capsys):
     evaluate_checkpoint(parse_flags(["--is_eval", "--load_model", str(path), "--k_eval", "5", "2", "5"]))
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["Recall@2", "Recall@5"]
     assert evaluate(run.model, run.valid_sessions, (3,)).recall[3] == run.history[0]["recall@3"]
+
+
+def test_a_run_may_keep_the_checkpoints_of_its_last_epochs_only(data_folder, tmp_path):
+    _, folder = trained("--n_epochs 3 --keep_checkpoints 2", data_folder, tmp_path)
+    assert sorted(path.name for path in folder.path.glob("*.pt")) == ["model_00001.pt", "model_00002.pt"]
+    assert len(read_checkpoint(folder.path / "model_00002.pt")["history"]) == 3
+
+
+def test_a_preset_on_going_on_must_be_the_checkpoints_setting(data_folder, tmp_path, capsys):
+    preset = PRESETS["iclr2016-top1-100"].flags
+    _, folder = trained(f"{preset} --batch_size 8 --n_epochs 1", data_folder, tmp_path)
+    path = folder.path / "model_00000.pt"
+    with pytest.raises(UserError, match="--batch_size 50 differs from the checkpoint's 8"):
+        run({"load_model": str(path), "preset": "iclr2016-top1-100"})
+    with pytest.raises(UserError, match="differs from the checkpoint's TOP1"):
+        run({"load_model": str(path), "preset": "iclr2016-bpr-100"})
+    flags = {"load_model": str(path), "preset": "iclr2016-top1-100", "batch_size": 8, "n_epochs": 1}
+    assert run(flags) == 0
+    assert "1 of 1 epochs are done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("seconds", "every", "n_partial"), [(1e9, 0, 1), (0, 0, "steps"), (1e9, 10, "tenths")])
