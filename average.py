@@ -35,8 +35,9 @@ def average(paths: list[Path]) -> dict[str, Any]:
     last, of_run, by_epoch, total = None, None, {}, {}
     for path in paths:
         checkpoint = _read_epoch(path)
-        of_run = of_run or _what_a_run_keeps(checkpoint)
-        if _what_a_run_keeps(checkpoint) != of_run:
+        run = _what_a_run_keeps(checkpoint)
+        of_run = of_run or run
+        if run != of_run:
             raise UserError(f"{path} is of another run than {paths[0]}: name epochs of one run")
         epoch = checkpoint["epoch"]
         if epoch in by_epoch:

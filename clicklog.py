@@ -29,7 +29,7 @@ from delimited import (
     read_columns,
     text_of,
 )
-from errors import LISTED, UserError, did_you_mean, listed, warn
+from errors import UserError, did_you_mean, listed, warn
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MILLISECOND = timedelta(milliseconds=1)
@@ -231,7 +231,7 @@ def _has_one_of(column: Text, values: list[str], what: str) -> np.ndarray:
     there = column.values.to_pylist()
     if absent := [value for value in values if value not in there]:
         most_frequent_first = np.argsort(-np.bincount(column.codes, minlength=len(there)), kind="stable")
-        found = listed([repr(there[code]) for code in most_frequent_first[: LISTED + 1]])
+        found = listed(repr(there[code]) for code in most_frequent_first)
         warn(f"{what}: no line has {', '.join(map(repr, absent))}; there are {found}")
     return np.isin(column.codes, [code for code, value in enumerate(there) if value in values])
 

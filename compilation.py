@@ -84,16 +84,9 @@ class FasterStep(ABC):
         self.step: TrainingStep | None = None
         self.n_checked = 0
 
-    def __call__(
-        self,
-        model: GRU4Rec,
-        optimizer: Optimizer,
-        loss_function: LossFunction,
-        batch: MiniBatch,
-        hidden: Tensor,
-        batch_size: int,
-    ) -> tuple[Tensor, Tensor]:
-        """As :func:`training.training_step`."""
+    def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        """As :func:`training.training_step`, whose arguments it takes."""
+        model, optimizer, loss_function, batch, hidden, batch_size = arguments
         parts = model, optimizer, loss_function
         if self.step is self.reference or not self._fits(batch, batch_size):
             return self.reference(*parts, batch, hidden, batch_size)

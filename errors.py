@@ -8,7 +8,8 @@ loads, which takes a second or more: that is why scripts import this file before
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from itertools import islice
 from types import TracebackType
 
 
@@ -36,9 +37,10 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {meant[0]}?)" if meant else ""
 
 
-def listed(values: Sequence[object]) -> str:
-    """The first ten of them, with commas between."""
-    return ", ".join(map(str, values[:LISTED])) + (", …" if len(values) > LISTED else "")
+def listed(values: Iterable[object]) -> str:
+    """The first ten of them, with commas between; those behind are not made into text."""
+    first = list(islice(values, LISTED + 1))
+    return ", ".join(map(str, first[:LISTED])) + (", …" if len(first) > LISTED else "")
 
 
 def warn(message: str) -> None:

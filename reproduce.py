@@ -62,7 +62,7 @@ class Files:
         self.test, _ = encode_sessions(test_clicks, self.index)
         self.name = f"{len(clicks)} {self.test.n_next_clicks}"
         train_size, test_size = size_of(clicks), size_of(test_clicks)
-        self.are_the_papers = bool(equals_published(TRAIN_FULL, train_size) and equals_published(TEST, test_size))
+        self.are_the_papers = equals_published(TRAIN_FULL, train_size) and equals_published(TEST, test_size)
         self.protocol = (
             "These are the paper's files (full YooChoose, last day): the figures compare with the published ones."
             if self.are_the_papers
