@@ -5,6 +5,7 @@ import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -26,26 +27,13 @@ SAVED = {"cpu": (0.7e-3, 10e-9), "cuda": (0.1e-3, 0.0)}
 CHECKED_STEPS = 4  # the first ones run both ways: PyTorch 2.13 has compiled losses to wrong gradients
 # Of the largest change that a step makes to a tensor; Adagrad enlarges the rounding of small gradients.
 TOLERANCE = 0.01
-CPU_OPTIONS = {
+OPTIONS = {"fallback_random": True}  # dropout as without compilation
+CPU_OPTIONS = OPTIONS | {
     # By default a value that two loops read is computed in both of them: the exponentials of BPR-max, again and again.
     "realize_reads_threshold": 1,
     "realize_opcount_threshold": 8,
     "cpp_wrapper": True,  # the program around the loops in C++, too
     "size_asserts": False,
-}
-
-
-def _kept_guards(guards: Sequence[Any]) -> list[bool]:
-    """Which guards PyTorch keeps, of what it looks at before every step: not those of modules, and not those of hooks
-    and other attributes that an object does not have. None of that changes within a run, and it took 2 % of a step.
-    """
-    absences = ("NOT_PRESENT_IN_GENERIC_DICT", "EMPTY_NN_MODULE_HOOKS_DICT")
-    return [not guard.is_global and guard.guard_type not in absences for guard in guards]
-
-
-OPTIONS = {
-    "fallback_random": True,  # dropout as without compilation
-    "guard_filter_fn": _kept_guards,
 }
 
 
@@ -158,12 +146,13 @@ class CompiledStep(FasterStep):
 
     def _make(self, parts: Parts, batch: MiniBatch, hidden: Tensor, batch_size: int) -> TrainingStep:
         print("compiling the training step (--compile off does without)", flush=True)
-        return _compiled(hidden.device)
+        return _Program(parts) if hidden.device.type == "cpu" else _compiled(backend="inductor", options=OPTIONS)
 
     def _checked_step(self, parts: Parts, batch: MiniBatch, hidden: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
         if batch.packed is None:
+            # Nothing else would notice if PyTorch took a size for a constant, so it must fail.
             for tensor in (batch.input_rows, batch.scored_rows, batch.columns.n_targets, batch.columns.n_samples):
-                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+                torch._dynamo.mark_dynamic(tensor, 0)
         return super()._checked_step(parts, batch, hidden, batch_size)
 
 
@@ -232,12 +221,85 @@ def captured(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[
     return graph.replay, result
 
 
-def _compiled(device: torch.device) -> TrainingStep:
+class _Program:
+    """The compiled step of one model, called without what PyTorch does before it comes to the program.
+
+    That is a tenth of a step on a CPU: PyTorch looks up all tensors of the model and the optimizer, makes sure that
+    they are what they were, and hands them from wrapper to wrapper. But only mini-batch and hidden state are new.
+
+    Args:
+        parts: model, optimizer and loss function of all steps.
+    """
+
+    def __init__(self, parts: Parts):
+        self.parts = parts
+        self.compiled = _compiled(backend=self._compile)
+        self.program: Callable[[list[Any]], Sequence[Tensor]] | None = None  # the one that was compiled last
+        self.read: Callable[[dict[str, Any]], list[Any]]  # its inputs, from the local variables of a step
+        self.fits: Callable[[list[Any]], bool]  # whether it is for inputs of these shapes
+
+    def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
+        *parts, batch, hidden, _ = arguments
+        assert all(ours is theirs for ours, theirs in zip(self.parts, parts, strict=True)), (
+            "a program has its own model"
+        )
+        if self.program is not None:
+            inputs = self.read({"batch": batch, "hidden": hidden})
+            if self.fits(inputs):
+                with torch.no_grad():
+                    loss, hidden, *_ = self.program(inputs)
+                return loss, hidden
+        return self.compiled(*arguments)
+
+    def _compile(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
+        """Have PyTorch compile what it traced of a step, and note the program."""
+        from torch._inductor.compile_fx import (
+            compile_fx,
+            compile_fx_inner,
+        )  # takes a second, and not every run needs it
+
+        def compile_program(*arguments: Any, **settings: Any) -> Any:
+            self.program = compile_fx_inner(*arguments, **settings)
+            return self.program
+
+        with torch._functorch.config.patch(enable_autograd_cache=False):  # it would not ask for the program
+            compiled = compile_fx(graph, inputs, inner_compile=compile_program, config_patches=CPU_OPTIONS)
+        sources = [node.meta["grapharg"].source.name for node in graph.graph.find_nodes(op="placeholder")]
+        self.read = _reader(sources, self.parts)
+        self.fits = _size_check(inputs)
+        return compiled
+
+
+def _reader(sources: list[str], parts: Parts) -> Callable[[dict[str, Any]], list[Any]]:
+    """A function that evaluates ``sources``, expressions as ``L['batch'].input_rows`` of a step's local variables L.
+
+    All that is not of the mini-batch or the hidden state is evaluated now, once for all steps.
+    """
+    names = {"L": dict(zip(("model", "optimizer", "loss_function"), parts, strict=True))}
+    for number, source in enumerate(sources):
+        if not source.startswith(("L['batch']", "L['hidden']")):
+            names[f"_{number}"] = eval(source, names)
+    values = (f"_{number}" if f"_{number}" in names else source for number, source in enumerate(sources))
+    return eval(f"lambda L: [{', '.join(values)}]", names)
+
+
+def _size_check(inputs: list[Any]) -> Callable[[list[Any]], bool]:
+    """A function that tells whether the program that was compiled for ``inputs`` is right for others, too.
+
+    PyTorch may have taken for granted that a size is at most 4096, say. Sizes that may differ are inputs themselves.
+    """
+    sizes = [isinstance(value, torch.SymInt) for value in inputs]
+    shapes = torch._guards.detect_fake_mode(inputs).shape_env
+    condition = shapes.produce_guards_expression(list(compress(inputs, sizes)), ignore_static=False) or "True"
+    code = compile(condition, "<sizes>", "eval")
+    return lambda inputs: shapes.evaluate_guards_expression(code, list(compress(inputs, sizes)))
+
+
+def _compiled(**settings: Any) -> TrainingStep:
     torch._dynamo.reset()  # what was compiled for earlier runs of this process is of no use for this one
     torch._dynamo.config.trace_autograd_ops = True  # the step calls torch.autograd.grad itself
     torch.fx.experimental._config.use_duck_shape = False  # two sizes that are equal now may differ in the next step
-    options = OPTIONS | (CPU_OPTIONS if device.type == "cpu" else {})
-    return torch.compile(training_step, fullgraph=True, options=options)
+    return torch.compile(training_step, fullgraph=True, **settings)
 
 
 def _copies(tensors: list[Tensor]) -> list[Tensor]:

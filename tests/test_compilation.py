@@ -7,7 +7,7 @@ import torch
 from torch.utils._triton import has_triton
 
 import compilation
-from compilation import CHECKED_STEPS, OPTIONS, CompiledStep, GraphedStep, choose_step
+from compilation import CHECKED_STEPS, CompiledStep, GraphedStep, choose_step
 from dataset import Block
 from lossfunction import LOSSES, make_loss_function
 from minibatch import MiniBatchMaker
@@ -19,22 +19,22 @@ CPU = torch.device("cpu")
 N_ITEMS, N_LANES, N_SAMPLE = 300, 8, 64
 
 
-def make_parts(loss, lr=0.1, momentum=0.3, weight_decay=0.0, bpreg=0.7, device=CPU, **settings):
+def make_parts(loss, lr=0.1, momentum=0.3, weight_decay=0.0, bpreg=0.7, device=CPU, n_items=N_ITEMS, **settings):
     torch.manual_seed(0)
-    model = GRU4Rec(N_ITEMS, hidden_size=12, **settings).train().to(device)
+    model = GRU4Rec(n_items, hidden_size=12, **settings).train().to(device)
     optimizer = Optimizer(model.network_parameters(), model.item_tables(), adagrad(lr, momentum), weight_decay)
-    support = torch.arange(1, N_ITEMS + 1, device=device)
+    support = torch.arange(1, n_items + 1, device=device)
     return model, optimizer, make_loss_function(loss, bpreg, 1.0, 0.5, support)
 
 
-def random_mini_batches(n_steps, shared, repeated=False, device=CPU, bptt=1):
+def random_mini_batches(n_steps, shared, repeated=False, device=CPU, bptt=1, n_items=N_ITEMS, n_sample=N_SAMPLE):
     generator = torch.Generator().manual_seed(1)
-    clicks = torch.randint(N_ITEMS, (bptt + 1, n_steps, N_LANES), generator=generator)
+    clicks = torch.randint(n_items, (bptt + 1, n_steps, N_LANES), generator=generator)
     starts = (torch.rand(bptt, n_steps, N_LANES, generator=generator) < 0.2).long()
     lanes = torch.arange(N_LANES).expand(1, n_steps, -1)
     block = Block(0, [N_LANES] * n_steps, torch.cat((clicks, starts, lanes)))
-    negatives = torch.randint(N_ITEMS, (n_steps, N_SAMPLE), generator=generator)
-    maker = MiniBatchMaker(N_ITEMS, shared, device, repeated)
+    negatives = torch.randint(n_items, (n_steps, n_sample), generator=generator)
+    maker = MiniBatchMaker(n_items, shared, device, repeated)
     return list(maker.mini_batches(block.to(device), negatives.to(device)))
 
 
@@ -134,25 +134,39 @@ def test_a_check_that_runs_out_of_memory_leaves_the_step_to_be_taken_once(capsys
         assert torch.equal(ours, theirs)
 
 
-def test_what_a_step_depends_on_is_compiled_anew():
-    """With few of PyTorch's guards left, a compiled step must still tell one setting from another."""
-    n_compiled = itertools.count()
+def test_a_program_is_called_without_pytorchs_checks_but_for_its_sizes(monkeypatch):
+    parts, mini_batches = make_parts("CrossEntropy"), random_mini_batches(CHECKED_STEPS, shared=False)
+    step, calls = CompiledStep(), []
+    run(step, parts, mini_batches)
+    program = step.step
 
-    def not_at_all(graph, _):
-        next(n_compiled)
-        return graph.forward
+    def direct(inputs, program=program.program):
+        calls.append("program")
+        return program(inputs)
 
-    torch._dynamo.reset()
-    options = {"guard_filter_fn": OPTIONS["guard_filter_fn"]}
-    with torch._dynamo.config.patch(trace_autograd_ops=True, recompile_limit=64):
-        step = torch.compile(training_step, fullgraph=True, backend=not_at_all, options=options)
-        settings = [{}, {"lr": 0.2}, {"momentum": 0.0}, {"bpreg": 0.1}, {"loss": "TOP1"}, {"weight_decay": 0.1}]
-        settings += [{"dropout_hidden": 0.5}, {"final_act": "elu-0.5"}, {"constrained_embedding": True}, {}]
-        for changed in settings:
-            plain, compiled = (make_parts(**{"loss": "BPR-max"} | changed) for _ in range(2))
-            mini_batches = random_mini_batches(4, plain[0].shared)
-            assert run(step, compiled, mini_batches) == pytest.approx(run(training_step, plain, mini_batches), rel=1e-5)
-    assert len(settings) - 1 <= next(n_compiled) < 2 * len(settings)
+    def checked(*arguments, compiled=program.compiled):
+        calls.append("compiled")
+        return compiled(*arguments)
+
+    monkeypatch.setattr(program, "program", direct)
+    monkeypatch.setattr(program, "compiled", checked)
+    run(step, parts, mini_batches)
+    monkeypatch.setattr(program, "fits", lambda inputs: False)
+    run(step, parts, mini_batches)
+    assert calls == ["program"] * CHECKED_STEPS + ["compiled"] * CHECKED_STEPS
+    with pytest.raises(AssertionError, match="its own model"):
+        step(*make_parts("CrossEntropy"), mini_batches[0], parts[0].initial_hidden(N_LANES), N_LANES)
+
+
+@pytest.mark.long
+def test_a_mini_batch_beyond_the_sizes_of_a_program_gets_another_one():
+    """With PyTorch 2.13, what is compiled for fewer than 4096 rows is right for no more of them."""
+    plain, compiled = (make_parts("CrossEntropy", n_items=20_000) for _ in range(2))
+    sizes = [64] * CHECKED_STEPS + [64, 6000, 64, 6000, 6000, 64]
+    mini_batches = [random_mini_batches(1, plain[0].shared, n_items=20_000, n_sample=size)[0] for size in sizes]
+    step = CompiledStep()
+    assert run(step, compiled, mini_batches) == pytest.approx(run(training_step, plain, mini_batches), rel=1e-4)
+    assert step.step is not training_step
 
 
 def test_without_a_compiler_training_goes_on_and_says_so_once(capsys, monkeypatch):
