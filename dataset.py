@@ -349,14 +349,13 @@ class NegativeSampler:
         seed = np.random.SeedSequence((self.seed, epoch, first_step)).generate_state(1, np.uint64)[0]
         self.generator.manual_seed(int(seed))
         n_items = len(self.threshold)
-        # float64: one number serves as column and as coin, and float32 would leave the coin too few bits
+        # float64: one number serves as column and, its fraction, as coin; float32 would leave the coin too few bits
         uniform = torch.rand(
             n_steps, self.n_sample, dtype=torch.float64, device=self.threshold.device, generator=self.generator
         )
         uniform *= n_items
         column = uniform.long().clamp_(max=n_items - 1)  # rounding may reach n_items
-        coin = uniform - column
-        return torch.where(coin < self.threshold[column], column, self.alias[column])
+        return torch.where(uniform.frac() < self.threshold.take(column), column, self.alias.take(column))
 
 
 def alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

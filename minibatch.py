@@ -144,15 +144,13 @@ class MiniBatchMaker:
             column_items = scored_rows
         target, n_columns = scored_place[:, :b], max(map(len, column_items))
         n_targets, n_samples = _counts(target, n_columns), _counts(scored_place[:, b:], n_columns)
+        columns = [
+            Columns(items, column, targets[: len(items)], samples[: len(items)])
+            for items, column, targets, samples in zip(column_items, target, n_targets, n_samples, strict=True)
+        ]
         input_place = input_place.unflatten(1, (-1, b))
-
-        def mini_batch(k: int) -> MiniBatch:
-            n, step = len(column_items[k]), steps.start + k
-            columns = Columns(column_items[k], target[k], n_targets[k, :n], n_samples[k, :n])
-            starts, lanes = block.starts[:, step, :b], block.live_lanes(step)
-            return MiniBatch(input_rows[k], input_place[k], scored_rows[k], columns, starts, lanes)
-
-        return [mini_batch(k) for k in range(len(column_items))]
+        starts, lanes = block.starts[:, steps, :b].unbind(1), map(block.live_lanes, range(steps.start, steps.stop))
+        return map(MiniBatch, input_rows, input_place, scored_rows, columns, starts, lanes)
 
     def _repeated(self, block: Block, steps: slice, b: int, negatives: Tensor) -> Iterable[MiniBatch]:
         inputs, starts = _by_step(block.inputs, steps, b), _by_step(block.starts, steps, b)
@@ -176,7 +174,7 @@ class MiniBatchMaker:
         )
 
     def distinct_rows(self, items: Tensor, n_first: int = 1) -> tuple[list[Tensor], Tensor, list[int]]:
-        """Which rows the items ``[K, M]`` of every step take, each once, in the order of their last occurrences.
+        """Which rows the items ``[K, M]`` of every step take, each once.
 
         Returns:
             The rows of every step; ``[K, M]`` where among them every item is, ``rows[k][place[k]]`` being ``items[k]``;
@@ -184,10 +182,13 @@ class MiniBatchMaker:
         """
         places, rows, n_distinct = [], [], []
         for chunk in items.split(self.CHUNK):
-            last = self._last_occurrences(chunk)
-            # An occurrence that is the last one stands for all of them.
-            n_so_far = (last == torch.arange(chunk.shape[1], device=chunk.device)).cumsum(dim=1)
-            places.append((n_so_far - 1).gather(1, last))
+            position = torch.arange(chunk.shape[1], device=chunk.device).expand_as(chunk)
+            table = self.place_of[: len(chunk)]
+            for part in (slice(n_first), slice(n_first, None)):  # whichever of equal items in a part stays in the table
+                table.scatter_(1, chunk[:, part], position[:, part])
+            stand_in = table.gather(1, chunk)
+            n_so_far = (stand_in == position).cumsum(dim=1)
+            places.append((n_so_far - 1).gather(1, stand_in))
             rows.append(torch.empty_like(chunk).scatter_(1, places[-1], chunk))
             n_distinct.append(n_so_far[:, [n_first - 1, -1]])
         n_only_first, n_rows = torch.cat(n_distinct).T.tolist()  # of the whole block: the host waits for it
