@@ -15,7 +15,6 @@ from errors import UserError, run_script
 # isort: split
 import argparse
 import itertools
-import os
 import platform
 import resource
 import statistics
@@ -52,6 +51,14 @@ N_RAW_SESSIONS, N_DAYS = 8_400_000, 182  # some 33 million clicks from April to 
 TRAINING_PRESETS = ("authors-best", "authors-retailrocket", "iclr2016-top1-100")
 WHAT = ("training", "evaluation", "recommending", "preprocessing", "loading", "epoch")
 HERE = Path(__file__).parent
+KILOBYTE = 1 if sys.platform == "darwin" else 1024  # in which the system counts peak memory: bytes on macOS
+# Linux counts the memory of the process that starts a program as the program's, so a small process starts it.
+LAUNCHER = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status != 0)
+"""
 
 
 def sessions_like_yoochoose(n_sessions: int) -> Sessions:
@@ -168,12 +175,10 @@ def measured(*command: object) -> tuple[float, float]:
         UserError: the command failed.
     """
     began = time.perf_counter()
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
+    launcher = subprocess.run([sys.executable, "-c", LAUNCHER, *map(str, command)], stdout=subprocess.PIPE)
+    if launcher.returncode != 0:
         raise UserError(f"{' '.join(map(str, command))} failed")
-    kilobyte = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes there
-    return time.perf_counter() - began, usage.ru_maxrss * kilobyte / 1e9
+    return time.perf_counter() - began, int(launcher.stdout) * KILOBYTE / 1e9
 
 
 def raw_clicks(folder: Path) -> Path:
@@ -254,8 +259,8 @@ def main() -> None:
             benchmark_loading(flags.folder)
         else:
             benchmark_epoch(flags.folder, device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"peak memory of this process: {peak / (1e9 if sys.platform == 'darwin' else 1e6):.2f} GB")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE / 1e9
+    print(f"peak memory of this process: {peak:.2f} GB")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import itertools
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from itertools import compress
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ CPU_OPTIONS = OPTIONS | {
     "cpp_wrapper": True,  # the program around the loops in C++, too
     "size_asserts": False,
 }
+_as_tensor = functools.cache(torch.tensor)  # that program gets numbers as tensors; to make them takes 20 µs a step
 
 
 def choose_step(mode: str, device: torch.device, n_steps: int = 0, n_scores: int = 0) -> TrainingStep:
@@ -226,7 +226,8 @@ class _Program:
     """The compiled step of one model, called without what PyTorch does before it comes to the program.
 
     That is a tenth of a step on a CPU: PyTorch looks up all tensors of the model and the optimizer, makes sure that
-    they are what they were, and hands them from wrapper to wrapper. But only mini-batch and hidden state are new.
+    they are what they were, and hands them from wrapper to wrapper. But only the mini-batch and the hidden state are
+    new. A mini-batch whose sizes the program was not compiled for goes PyTorch's way.
 
     Args:
         parts: model, optimizer and loss function of all steps.
@@ -237,13 +238,11 @@ class _Program:
         self.compiled = _compiled(backend=self._compile)
         self.program: Callable[[list[Any]], Sequence[Tensor]] | None = None  # the one that was compiled last
         self.read: Callable[[dict[str, Any]], list[Any]]  # its inputs, from the local variables of a step
-        self.fits: Callable[[list[Any]], bool]  # whether it is for inputs of these shapes
+        self.fits: Callable[[list[Any]], bool]  # whether it is for inputs of such sizes
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         *parts, batch, hidden, _ = arguments
-        assert all(ours is theirs for ours, theirs in zip(self.parts, parts, strict=True)), (
-            "a program has its own model"
-        )
+        assert all(ours is theirs for ours, theirs in zip(self.parts, parts, strict=True)), "a program is of one model"
         if self.program is not None:
             inputs = self.read({"batch": batch, "hidden": hidden})
             if self.fits(inputs):
@@ -255,10 +254,8 @@ class _Program:
 
     def _compile(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         """Have PyTorch compile what it traced of a step, and note the program."""
-        from torch._inductor.compile_fx import (
-            compile_fx,
-            compile_fx_inner,
-        )  # takes a second, and not every run needs it
+        # Imported here: it takes a second, and not every run compiles.
+        from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
         def compile_program(*arguments: Any, **settings: Any) -> Any:
             self.program = compile_fx_inner(*arguments, **settings)
@@ -270,9 +267,6 @@ class _Program:
         self.read = _reader(sources, self.parts)
         self.fits = _size_check(inputs)
         return compiled
-
-
-_as_tensor = functools.cache(torch.tensor)  # a program in C++ gets numbers as tensors; to make them takes 20 µs a step
 
 
 def _reader(sources: list[str], parts: Parts) -> Callable[[dict[str, Any]], list[Any]]:
@@ -295,9 +289,9 @@ def _size_check(inputs: list[Any]) -> Callable[[list[Any]], bool]:
     """
     sizes = [isinstance(value, torch.SymInt) for value in inputs]
     shapes = torch._guards.detect_fake_mode(inputs).shape_env
-    condition = shapes.produce_guards_expression(list(compress(inputs, sizes)), ignore_static=False) or "True"
+    condition = shapes.produce_guards_expression(list(itertools.compress(inputs, sizes)), ignore_static=False) or "True"
     code = compile(condition, "<sizes>", "eval")
-    return lambda inputs: shapes.evaluate_guards_expression(code, list(compress(inputs, sizes)))
+    return lambda inputs: shapes.evaluate_guards_expression(code, list(itertools.compress(inputs, sizes)))
 
 
 def _compiled(**settings: Any) -> TrainingStep:

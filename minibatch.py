@@ -184,8 +184,9 @@ class MiniBatchMaker:
         for chunk in items.split(self.CHUNK):
             position = torch.arange(chunk.shape[1], device=chunk.device).expand_as(chunk)
             table = self.place_of[: len(chunk)]
-            for part in (slice(n_first), slice(n_first, None)):  # whichever of equal items in a part stays in the table
-                table.scatter_(1, chunk[:, part], position[:, part])
+            # Of equal items, any may stand for all of them; but one after the first ``n_first`` where there is one.
+            table.scatter_(1, chunk[:, :n_first], position[:, :n_first])
+            table.scatter_(1, chunk[:, n_first:], position[:, n_first:])
             stand_in = table.gather(1, chunk)
             n_so_far = (stand_in == position).cumsum(dim=1)
             places.append((n_so_far - 1).gather(1, stand_in))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import compilation
 from clickfile import Clicks, write_click_files
 from dataset import ItemIndex, Sessions, encode_sessions
 from minibatch import MiniBatchMaker
@@ -43,7 +44,9 @@ def without_matplotlib(monkeypatch):
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """Train on the CPU as on a GPU: with repeated rows, and with graphs, of which Python starts every kernel."""
+    """Train on the CPU as on a GPU: with repeated rows, programs that PyTorch calls, and graphs, of which Python starts
+    every kernel.
+    """
 
     def captured(run, device):
         result = torch.zeros(())
@@ -56,6 +59,10 @@ def as_on_a_gpu(monkeypatch):
     def maker(n_items, shared, device, repeated):
         return MiniBatchMaker(n_items, shared, device, repeated=True)
 
+    def program(parts):
+        return compilation._compiled(backend="inductor", options=compilation.CPU_OPTIONS)
+
+    monkeypatch.setattr("compilation._Program", program)
     monkeypatch.setattr("compilation.captured", captured)
     monkeypatch.setattr("training.MiniBatchMaker", maker)
 
