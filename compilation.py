@@ -1,9 +1,9 @@
 """Faster training steps: compiled to one program, captured in a CUDA graph; where that computes the same."""
 
-import functools
 import gc
 import itertools
 import warnings
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -35,7 +35,6 @@ CPU_OPTIONS = OPTIONS | {
     "cpp_wrapper": True,  # the program around the loops in C++, too
     "size_asserts": False,
 }
-_as_tensor = functools.cache(torch.tensor)  # that program gets numbers as tensors; to make them takes 20 µs a step
 
 
 def choose_step(mode: str, device: torch.device, n_steps: int = 0, n_scores: int = 0) -> TrainingStep:
@@ -227,7 +226,7 @@ class _Program:
 
     That is a tenth of a step on a CPU: PyTorch looks up all tensors of the model and the optimizer, makes sure that
     they are what they were, and hands them from wrapper to wrapper. But only the mini-batch and the hidden state are
-    new. A mini-batch whose sizes the program was not compiled for goes PyTorch's way.
+    new. Where their sizes or strides are not those that the program was compiled for, the step goes PyTorch's way.
 
     Args:
         parts: model, optimizer and loss function of all steps.
@@ -235,10 +234,12 @@ class _Program:
 
     def __init__(self, parts: Parts):
         self.parts = parts
-        self.compiled = _compiled(backend=self._compile)
+        compile_step = weakref.WeakMethod(self._compile)  # PyTorch keeps its compilers, and must not keep the model
+        self.compiled = _compiled(backend=lambda graph, inputs: compile_step()(graph, inputs))
         self.program: Callable[[list[Any]], Sequence[Tensor]] | None = None  # the one that was compiled last
         self.read: Callable[[dict[str, Any]], list[Any]]  # its inputs, from the local variables of a step
-        self.fits: Callable[[list[Any]], bool]  # whether it is for inputs of such sizes
+        self.fits: Callable[[list[Any]], bool]  # whether it was compiled for such inputs
+        self.numbers: dict[int, Tensor]  # the program takes numbers as tensors: which inputs, and where to put them
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
         *parts, batch, hidden, _ = arguments
@@ -246,7 +247,8 @@ class _Program:
         if self.program is not None:
             inputs = self.read({"batch": batch, "hidden": hidden})
             if self.fits(inputs):
-                inputs = [value if isinstance(value, Tensor) else _as_tensor(value) for value in inputs]
+                for place, tensor in self.numbers.items():
+                    inputs[place] = tensor.fill_(inputs[place])
                 with torch.no_grad():
                     loss, hidden, *_ = self.program(inputs)
                 return loss, hidden
@@ -257,41 +259,57 @@ class _Program:
         # Imported here: it takes a second, and not every run compiles.
         from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
+        programs = []
+
         def compile_program(*arguments: Any, **settings: Any) -> Any:
-            self.program = compile_fx_inner(*arguments, **settings)
-            return self.program
+            programs.append(compile_fx_inner(*arguments, **settings))
+            return programs[-1]
 
         with torch._functorch.config.patch(enable_autograd_cache=False):  # it would not ask for the program
             compiled = compile_fx(graph, inputs, inner_compile=compile_program, config_patches=CPU_OPTIONS)
-        sources = [node.meta["grapharg"].source.name for node in graph.graph.find_nodes(op="placeholder")]
-        self.read = _reader(sources, self.parts)
-        self.fits = _size_check(inputs)
+        placeholders = graph.graph.find_nodes(op="placeholder")
+        sources = [node.meta["grapharg"].source.name for node in placeholders]
+        examples = [node.meta["example_value"] for node in placeholders]
+        is_new = [source.startswith(("L['batch']", "L['hidden']")) for source in sources]
+        self.read = _reader(sources, is_new, self.parts)
+        self.fits = _check(examples, is_new)
+        self.numbers = {
+            place: torch.zeros((), dtype=torch.int64)
+            for place, example in enumerate(examples)
+            if isinstance(example, torch.SymInt)
+        }
+        (self.program,) = programs
         return compiled
 
 
-def _reader(sources: list[str], parts: Parts) -> Callable[[dict[str, Any]], list[Any]]:
+def _reader(sources: list[str], is_new: list[bool], parts: Parts) -> Callable[[dict[str, Any]], list[Any]]:
     """A function that evaluates ``sources``, expressions as ``L['batch'].input_rows`` of a step's local variables L.
 
-    All that is not of the mini-batch or the hidden state is evaluated now, once for all steps.
+    Those that are not new in every step are evaluated now.
     """
     names = {"L": dict(zip(("model", "optimizer", "loss_function"), parts, strict=True))}
-    for number, source in enumerate(sources):
-        if not source.startswith(("L['batch']", "L['hidden']")):
+    expressions = []
+    for number, (source, new) in enumerate(zip(sources, is_new, strict=True)):
+        if not new:
             names[f"_{number}"] = eval(source, names)
-    values = (f"_{number}" if f"_{number}" in names else source for number, source in enumerate(sources))
-    return eval(f"lambda L: [{', '.join(values)}]", names)
+        expressions.append(source if new else f"_{number}")
+    return eval(f"lambda L: [{', '.join(expressions)}]", names)
 
 
-def _size_check(inputs: list[Any]) -> Callable[[list[Any]], bool]:
-    """A function that tells whether the program that was compiled for ``inputs`` is right for others, too.
+def _check(examples: list[Any], is_new: list[bool]) -> Callable[[list[Any]], bool]:
+    """A function that tells whether a program is right for inputs, by their sizes and strides.
 
-    PyTorch may have taken for granted that a size is at most 4096, say. Sizes that may differ are inputs themselves.
+    Args:
+        examples: the inputs that it was compiled for, with symbols for sizes that may differ; but PyTorch may have
+            taken for granted that one of them is at most 4096, say.
+        is_new: which of them are new in every step.
     """
-    sizes = [isinstance(value, torch.SymInt) for value in inputs]
-    shapes = torch._guards.detect_fake_mode(inputs).shape_env
-    condition = shapes.produce_guards_expression(list(itertools.compress(inputs, sizes)), ignore_static=False) or "True"
-    code = compile(condition, "<sizes>", "eval")
-    return lambda inputs: shapes.evaluate_guards_expression(code, list(itertools.compress(inputs, sizes)))
+    shapes = torch._guards.detect_fake_mode(examples).shape_env
+    conditions = shapes.produce_guards_expression(list(itertools.compress(examples, is_new)), ignore_static=False)
+    # Where in its storage a tensor begins does not matter: programs get its address.
+    conditions = [condition for condition in conditions.split(" and ") if "storage_offset" not in condition]
+    code = compile(" and ".join(conditions), "<sizes and strides>", "eval")
+    return lambda inputs: shapes.evaluate_guards_expression(code, list(itertools.compress(inputs, is_new)))
 
 
 def _compiled(**settings: Any) -> TrainingStep:

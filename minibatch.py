@@ -149,7 +149,8 @@ class MiniBatchMaker:
             for items, column, targets, samples in zip(column_items, target, n_targets, n_samples, strict=True)
         ]
         input_place = input_place.unflatten(1, (-1, b))
-        starts, lanes = block.starts[:, steps, :b].unbind(1), map(block.live_lanes, range(steps.start, steps.stop))
+        starts = _by_step(block.starts, steps, b).unflatten(1, (-1, b))
+        lanes = map(block.live_lanes, range(steps.start, steps.stop))
         return map(MiniBatch, input_rows, input_place, scored_rows, columns, starts, lanes)
 
     def _repeated(self, block: Block, steps: slice, b: int, negatives: Tensor) -> Iterable[MiniBatch]:

@@ -1,6 +1,8 @@
 """The compiled step: that it computes the same, is checked, and gives way where it does not work."""
 
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -65,7 +67,12 @@ def test_compiled_steps_compute_the_same_with_several_threads_too(loss, settings
     torch.set_num_threads(2)
     try:
         plain, compiled = make_parts(loss, **settings), make_parts(loss, **settings)
-        mini_batches = random_mini_batches(60, plain[0].shared, bptt=BPTT.get(loss, 1))
+        # Of two blocks, the second one shorter, as at the end of an epoch.
+        mini_batches = [
+            batch
+            for n_steps in (50, 10)
+            for batch in random_mini_batches(n_steps, plain[0].shared, bptt=BPTT.get(loss, 1))
+        ]
         expected = run(training_step, plain, mini_batches)
         step = CompiledStep()
         assert run(step, compiled, mini_batches) == pytest.approx(expected, rel=1e-3)
@@ -134,39 +141,58 @@ def test_a_check_that_runs_out_of_memory_leaves_the_step_to_be_taken_once(capsys
         assert torch.equal(ours, theirs)
 
 
-def test_a_program_is_called_without_pytorchs_checks_but_for_its_sizes(monkeypatch):
-    parts, mini_batches = make_parts("CrossEntropy"), random_mini_batches(CHECKED_STEPS, shared=False)
+def test_a_program_is_called_without_pytorchs_checks_but_for_sizes_and_strides(monkeypatch):
+    parts, mini_batches = make_parts("CrossEntropy"), random_mini_batches(CHECKED_STEPS + 1, shared=False)
     step, calls = CompiledStep(), []
-    run(step, parts, mini_batches)
+    run(step, parts, mini_batches[:CHECKED_STEPS])
     program = step.step
 
     def direct(inputs, program=program.program):
         calls.append("program")
         return program(inputs)
 
-    def checked(*arguments, compiled=program.compiled):
-        calls.append("compiled")
-        return compiled(*arguments)
+    def checked(*arguments):
+        calls.append("PyTorch")
+        return training_step(*arguments)
 
     monkeypatch.setattr(program, "program", direct)
     monkeypatch.setattr(program, "compiled", checked)
-    run(step, parts, mini_batches)
-    monkeypatch.setattr(program, "fits", lambda inputs: False)
-    run(step, parts, mini_batches)
-    assert calls == ["program"] * CHECKED_STEPS + ["compiled"] * CHECKED_STEPS
+    every_second = torch.zeros(1, 2 * N_LANES, dtype=torch.bool)[:, ::2]
+    *others, batch = mini_batches
+    run(step, parts, [*others, batch._replace(starts=every_second), batch])
+    assert calls == ["program"] * CHECKED_STEPS + ["PyTorch", "program"]
     with pytest.raises(AssertionError, match="of one model"):
-        step(*make_parts("CrossEntropy"), mini_batches[0], parts[0].initial_hidden(N_LANES), N_LANES)
+        step(*make_parts("CrossEntropy"), batch, parts[0].initial_hidden(N_LANES), N_LANES)
+
+
+def test_a_program_does_not_keep_its_model():
+    parts = make_parts("CrossEntropy")
+    step = CompiledStep()
+    run(step, parts, random_mini_batches(CHECKED_STEPS, shared=False))
+    assert step.step.program is not None
+    model = weakref.ref(parts[0])
+    del parts, step
+    gc.collect()
+    assert model() is None
 
 
 @pytest.mark.long
-def test_a_mini_batch_beyond_the_sizes_of_a_program_gets_another_one():
-    """With PyTorch 2.13, what is compiled for fewer than 4096 rows is right for no more of them."""
+def test_a_mini_batch_beyond_the_sizes_of_a_program_gets_another_one(monkeypatch):
+    """With PyTorch 2.13, what is compiled for fewer than 4096 rows is for no more of them."""
     plain, compiled = (make_parts("CrossEntropy", n_items=20_000) for _ in range(2))
     sizes = [64] * CHECKED_STEPS + [64, 6000, 64, 6000, 6000, 64]
     mini_batches = [random_mini_batches(1, plain[0].shared, n_items=20_000, n_sample=size)[0] for size in sizes]
-    step = CompiledStep()
-    assert run(step, compiled, mini_batches) == pytest.approx(run(training_step, plain, mini_batches), rel=1e-4)
-    assert step.step is not training_step
+    n_programs, check = itertools.count(), compilation._check
+
+    def counted(*arguments):
+        next(n_programs)
+        return check(*arguments)
+
+    monkeypatch.setattr("compilation._check", counted)
+    assert run(CompiledStep(), compiled, mini_batches) == pytest.approx(
+        run(training_step, plain, mini_batches), rel=1e-4
+    )
+    assert next(n_programs) == 2
 
 
 def test_without_a_compiler_training_goes_on_and_says_so_once(capsys, monkeypatch):
