@@ -69,6 +69,7 @@ class FasterStep(ABC):
 
     def __init__(self, reference: TrainingStep) -> None:
         self.reference = reference
+        self.parts: Parts | None = None  # those of all its steps
         self.step: TrainingStep | None = None
         self.n_checked = 0
 
@@ -76,6 +77,8 @@ class FasterStep(ABC):
         """As :func:`training.training_step`, whose arguments it takes."""
         model, optimizer, loss_function, batch, hidden, batch_size = arguments
         parts = model, optimizer, loss_function
+        self.parts = self.parts or parts
+        assert all(ours is theirs for ours, theirs in zip(self.parts, parts, strict=True)), "a step is of one model"
         if self.step is self.reference or not self._fits(batch, batch_size):
             return self.reference(*parts, batch, hidden, batch_size)
         if self.n_warm_up > 0:
@@ -184,7 +187,7 @@ class _Graph:
     """
 
     def __init__(self, step: TrainingStep, parts: Parts, batch: MiniBatch, hidden: Tensor, batch_size: int):
-        self.parts, self.packed, self.hidden = parts, batch.packed.clone(), hidden.clone()
+        self.packed, self.hidden = batch.packed.clone(), hidden.clone()
         batch = batch.moved_to(self.packed)
 
         def run() -> Tensor:
@@ -195,8 +198,7 @@ class _Graph:
         self.replay, self.loss = captured(run, hidden.device)
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *parts, batch, hidden, _ = arguments
-        assert all(ours is theirs for ours, theirs in zip(self.parts, parts, strict=True)), "a graph has its own model"
+        *_, batch, hidden, _ = arguments
         self.packed.copy_(batch.packed)
         if hidden.data_ptr() != self.hidden.data_ptr():
             self.hidden.copy_(hidden)
@@ -242,8 +244,7 @@ class _Program:
         self.numbers: dict[int, Tensor]  # the program takes numbers as tensors: which inputs, and where to put them
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, Tensor]:
-        *parts, batch, hidden, _ = arguments
-        assert all(ours is theirs for ours, theirs in zip(self.parts, parts, strict=True)), "a program is of one model"
+        *_, batch, hidden, _ = arguments
         if self.program is not None:
             inputs = self.read({"batch": batch, "hidden": hidden})
             if self.fits(inputs):
