@@ -129,7 +129,8 @@ def test_a_signal_saves_and_says_how_to_go_on(data, uninterrupted, tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_reaches_what_reproduce_trains_and_lets_it_save(data, tmp_path, how):
-    line = ["--data_folder", data, "--rows", "cikm2018-bprmax-shared", "--n_epochs", 1, "--device", "cpu"]
+    # With 1000 units the epoch takes seconds, so that the signal comes within it.
+    line = ["--data_folder", data, "--rows", "iclr2016-xe-1000", "--n_epochs", 1, "--device", "cpu"]
     line += ["--output", "out"]
     process = start(tmp_path, *line, script="reproduce.py", start_new_session=True)
     wait_for_training(process)
