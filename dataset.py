@@ -1,4 +1,4 @@
-"""From prepared click files to what a model is fed: the item index, the order of session-parallel batches, negatives.
+"""What a training step is fed: sessions, the order of session-parallel mini-batches, negative samples.
 
 Every lane of a mini-batch walks through a session of its own, and a lane whose session has ended takes the next session
 in line ([1], "Session-parallel mini-batches"). The order needs no model, so it is laid out ahead as arrays, a block of
@@ -7,97 +7,22 @@ many steps at a time.
 Papers: [1] Hidasi et al., ICLR 2016; [2] Hidasi & Karatzoglou, CIKM 2018.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import heapreplace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import torch
 from torch import Tensor
 
-from clickfile import Clicks, read_clicks, session_offsets
-from delimited import is_integer
-from errors import UserError
+from clicks.clickfile import Clicks, read_clicks, session_offsets
+from clicks.itemindex import ItemIndex
 from preprocessing import drop_short_sessions
+from terminal.errors import UserError
 
 BLOCK_STEPS = 512  # a block is a copy to the device: large enough to be rare, small enough to stay in a cache
-
-
-class ItemIndex:
-    """Item ids and their positions, the item indices: rows of the model's tables.
-
-    Ids are integers or text. The two meet by their text: 12 and "12" are one id, "012" is another.
-
-    Args:
-        ids: ``[n_items]`` integers or str, no id twice; ``ids[index]`` is the id of an item index.
-
-    Attributes:
-        ids: int64, or str as objects.
-        is_text: which of the two.
-    """
-
-    def __init__(self, ids: np.ndarray):
-        ids = np.asarray(ids)
-        self.is_text = not np.issubdtype(ids.dtype, np.integer)
-        self.ids = ids.astype(object if self.is_text else np.int64, copy=False)
-        self._lookup = pd.Index(self.ids, dtype=self.ids.dtype)
-
-    @classmethod
-    def of(cls, clicks: Clicks) -> "ItemIndex":
-        """The items of a training set, in the order in which they first appear."""
-        items = pd.unique(clicks.item)
-        return cls(items if clicks.item_names is None else _as_objects(clicks.item_names)[items])
-
-    @classmethod
-    def from_state(cls, state: Tensor | list[str]) -> "ItemIndex":
-        """The index that gave a :meth:`state`.
-
-        Raises:
-            ValueError: it is something else.
-        """
-        if isinstance(state, list):
-            is_whole = all(isinstance(item, str) for item in state) and len(set(state)) == len(state) > 0
-        else:
-            is_whole = state.dtype == torch.int64 and state.dim() == 1 and len(state.unique()) == len(state) > 0
-        if not is_whole:
-            raise ValueError("its items are no list of ids")
-        return cls(np.array(state, dtype=object) if isinstance(state, list) else state.numpy())
-
-    def state(self) -> Tensor | list[str]:
-        """The ids as a checkpoint holds them: an int64 tensor, or a list of str."""
-        return self.ids.tolist() if self.is_text else torch.from_numpy(self.ids)
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def encode(self, ids: np.ndarray | Sequence[int | str]) -> np.ndarray:
-        """Item indices of item ids, int32; -1 for an id that is not in the index."""
-        ids = np.asarray(ids)
-        if np.issubdtype(ids.dtype, np.integer) and not self.is_text:
-            return self._lookup.get_indexer(ids).astype(np.int32)
-        code, distinct = pd.factorize(ids.astype(object), use_na_sentinel=False)
-        texts = list(map(str, distinct))
-        if self.is_text:
-            index = self._lookup.get_indexer(np.array(texts, dtype=object))
-        else:
-            index = np.full(len(texts), -1)
-            same = [place for place, text in enumerate(texts) if is_integer(text) and str(int(text)) == text]
-            index[same] = self._lookup.get_indexer(np.array([int(texts[place]) for place in same], dtype=np.int64))
-        return index[code].astype(np.int32)
-
-    def encode_clicks(self, clicks: Clicks) -> np.ndarray:
-        """Item indices of clicks, int32; -1 where the item is not in the index."""
-        if clicks.item_names is None:
-            return self.encode(clicks.item)
-        return self.encode(_as_objects(clicks.item_names))[clicks.item]
-
-
-def _as_objects(names: pa.LargeStringArray) -> np.ndarray:
-    return names.to_numpy(zero_copy_only=False)
 
 
 @dataclass(frozen=True)
@@ -380,3 +305,53 @@ def alias_table(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             small.append(large.pop())
     threshold[small + large] = 1.0  # what is left differs from 1 by rounding only
     return threshold, alias
+
+
+class Columns(NamedTuple):
+    """The items that a mini-batch scores, each of them counted in one column, however often it is there.
+
+    Attributes:
+        items: ``[C]`` int64 item indices.
+        target: ``[b]`` int64, the column of each lane's target.
+        n_targets: ``[C]`` float32 or int64, how many of the lanes' targets each item is.
+        n_samples: ``[C]`` likewise, how many of the additional negatives it is.
+    """
+
+    items: Tensor
+    target: Tensor
+    n_targets: Tensor
+    n_samples: Tensor
+
+    @property
+    def n_all(self) -> Tensor:
+        """``[C]``, how often each item is there."""
+        return self.n_targets + self.n_samples
+
+
+class MiniBatch(NamedTuple):
+    """All that one training step needs to know.
+
+    Attributes:
+        input_rows: ``[R]`` int64, the rows of the input table that the lanes' inputs take.
+        input_place: ``[T, b]`` int64, which of them each lane's last T inputs are, the current one last.
+        scored_rows: ``[S]`` int64, the targets and negatives: the rows of the output bias. Where inputs are looked up
+            in the output table, ``input_rows`` end with them.
+        columns: the columns of the scores: ``scored_rows``, or all ``input_rows`` where these are of the output table;
+            an item that is an input alone is scored, too, because with T = 1 that costs less than to leave it out, and
+            counted 0.
+        starts: ``[T, b]``, true or 1 for inputs that begin a session.
+        lanes: which of all lanes these are, see :class:`Step`.
+        input_stand_in: ``[R]`` int64, which of ``input_rows`` stands for each of them; None where rows are distinct.
+        scored_stand_in: ``[S]`` int64, the same of ``scored_rows``.
+        packed: ``[P]`` int64, what all tensors of repeated rows are views of; None where rows are distinct.
+    """
+
+    input_rows: Tensor
+    input_place: Tensor
+    scored_rows: Tensor
+    columns: Columns
+    starts: Tensor
+    lanes: Tensor | slice
+    input_stand_in: Tensor | None = None
+    scored_stand_in: Tensor | None = None
+    packed: Tensor | None = None

@@ -1,11 +1,10 @@
 r"""The losses, each a function of the scores of a mini-batch.
 
 A mini-batch scores every item once, and counts it as often as it is there: a loss takes the scores ``[b, C]`` of b
-lanes for the C items of :class:`minibatch.Columns`, and returns the loss of every lane, ``[b]``; a step's loss is their
+lanes for the C items of :class:`dataset.Columns`, and returns the loss of every lane, ``[b]``; a step's loss is their
 sum divided by the batch size. Below, :math:`r_i` is a lane's score of its target and :math:`r_j` that of a negative:
 another lane's target, or an additional sample. An item that is several of them is several negatives, :math:`n_j` many.
-N is the number of a lane's negatives, at least one (:class:`minibatch.MiniBatchMaker` sees to it), and :math:`s_j` the
-softmax over them.
+N is the number of a lane's negatives, at least one, and :math:`s_j` the softmax over them.
 
 Papers: [1] Hidasi et al., ICLR 2016; [2] Hidasi & Karatzoglou, CIKM 2018.
 """
@@ -16,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minibatch import Columns
+from dataset import Columns
 
 LossFunction = Callable[[Tensor, Columns], Tensor]
 

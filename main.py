@@ -6,21 +6,23 @@ python main.py --load_model checkpoint/07240927/model_00003.pt
 python main.py --resume                                     # go on from the newest checkpoint, or start
 """
 
-from errors import UserError, run_script, warn
+from terminal.errors import UserError, run_script, warn
 
 # isort: split
 import sys
 from pathlib import Path
 from typing import Any
 
-from device import is_out_of_memory
 from evaluation import evaluate
-from interruption import Interrupted
-from parameters import parse_flags, resumed_parameters, same_experiment, training_parameters, with_preset
-from presets import preset_table
-from restoring import restored_for_evaluation, saved_parameters
-from runfolder import RunFolder, checkpoints_newest_first, described, is_mean, read_checkpoint
-from trainingrun import TrainingRun, data_file, read_valid_sessions, refuse_large_cutoffs
+from faster.device import is_out_of_memory
+from runs.epochs import train_epochs
+from runs.interruption import Interrupted
+from runs.parameters import parse_flags, resumed_parameters, same_experiment, training_parameters, with_preset
+from runs.presets import preset_table
+from runs.restoring import restored_for_evaluation, saved_parameters
+from runs.runfolder import RunFolder, checkpoints_newest_first, described, is_mean, read_checkpoint
+from runs.trainingdata import data_file, read_valid_sessions, refuse_large_cutoffs
+from runs.trainingrun import TrainingRun
 
 
 def main() -> int:
@@ -96,7 +98,7 @@ def train(training: TrainingRun, folder: RunFolder | None = None) -> int:
     folder = folder or RunFolder.create(Path(training.parameters.checkpoint_dir))
     print(f"{training.describe()}\nrun folder: {folder.path}", flush=True)
     try:
-        training.train(folder)
+        train_epochs(training, folder)
     except Interrupted as interrupted:
         newest = max(folder.path.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns)
         resumed = training.parameters.resume

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minibatch import MiniBatch
+from dataset import MiniBatch
 
 
 class Rows(NamedTuple):

@@ -9,7 +9,7 @@ never cut in two, and clicks on items that training never saw leave the test set
     python preprocessing.py --clicks FILE --columns session,time,item --time_format iso      # another log, see clicklog
 """
 
-from errors import UserError, run_script
+from terminal.errors import UserError, run_script
 
 # isort: split
 import argparse
@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from atomicfile import make_folder
-from clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets, write_click_files
-from clicklog import LogFormat, read_log, sessions_of_users, time_kind
-from errors import warn
-from flags import FlagParser, whole_number
-from progress import about
+from clicks.clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets, write_click_files
+from clicks.clicklog import LogFormat, read_log, sessions_of_users, time_kind
+from terminal.atomicfile import make_folder
+from terminal.errors import warn
+from terminal.flags import FlagParser, whole_number
+from terminal.progress import about
 
 DATA_FOLDER = Path("data/preprocessed_data")
 TRAIN_FULL, TEST = "recSys15TrainFull.txt", "recSys15Test.txt"

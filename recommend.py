@@ -11,7 +11,7 @@ text. From Python::
     recommender.recommend([214536502, 214536500], k=5)
 """
 
-from errors import UserError, listed, run_script, warn
+from terminal.errors import UserError, listed, run_script, warn
 
 # isort: split
 import argparse
@@ -25,14 +25,14 @@ import pyarrow.csv
 import torch
 from torch import Tensor
 
-from atomicfile import atomic_write
-from clickfile import session_offsets, stream_sessions
-from dataset import ItemIndex
-from flags import COUNT, FlagParser
+from clicks.clickfile import session_offsets, stream_sessions
+from clicks.itemindex import ItemIndex
 from model import GRU4Rec, score
-from parameters import PARAMETERS
-from restoring import restored_for_evaluation
-from runfolder import read_checkpoint
+from runs.parameters import PARAMETERS
+from runs.restoring import restored_for_evaluation
+from runs.runfolder import read_checkpoint
+from terminal.atomicfile import atomic_write
+from terminal.flags import COUNT, FlagParser
 
 BATCH_SIZE = 512  # sessions side by side; memory is this times the number of items
 OUTPUT = ("SessionID", "ItemID", "Rank", "Score")

@@ -7,7 +7,7 @@ Rows are run one after another; those that are finished are not run again, one t
 Leaves ``results.csv`` (a row per run), ``table.md`` and, where matplotlib is installed, ``table.png``.
 """
 
-from errors import UserError, run_script
+from terminal.errors import UserError, run_script
 
 # isort: split
 import argparse
@@ -18,16 +18,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from atomicfile import atomic_write, make_folder, write_csv
-from baselines import BASELINES
-from dataset import ItemIndex, encode_sessions, read_session_clicks
-from flags import COUNT, FlagParser
-from interruption import Interrupted, run_interruptibly
-from parameters import PARAMETERS
-from plot import bars, try_to_write_picture
+from baselines.registry import BASELINES
+from clicks.itemindex import ItemIndex
+from dataset import encode_sessions, read_session_clicks
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, equals_published, size_of
-from presets import PRESETS, YOOCHOOSE
-from trainingrun import data_file
+from runs.interruption import Interrupted, run_interruptibly
+from runs.parameters import PARAMETERS
+from runs.plot import bars, try_to_write_picture
+from runs.presets import PRESETS, YOOCHOOSE
+from runs.trainingdata import data_file
+from terminal.atomicfile import atomic_write, make_folder, write_csv
+from terminal.flags import COUNT, FlagParser
 
 K = 20
 COLUMNS = {"row": str, "seed": int, "n_epochs": int, "files": str, "recall": float, "mrr": float, "seconds": float}
@@ -166,7 +167,7 @@ def markdown_table(results: list[Result], protocol: str, comparable: bool) -> st
 
 
 def bar_groups(results: list[Result]) -> dict[str, dict[str, list[float]]]:
-    """Recall and MRR of every row, as :func:`plot.bars` takes them."""
+    """Recall and MRR of every row, as :func:`runs.plot.bars` takes them."""
     rows = list(dict.fromkeys(result["row"] for result in results))
     return {
         title: {row: [result[column] for result in results if result["row"] == row] for row in rows}

@@ -4,16 +4,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import Block, NegativeSampler, SessionParallelBatches
+from dataset import Block, MiniBatch
 from lossfunction import LossFunction
-from minibatch import MiniBatch, MiniBatchMaker
 from model import GRU4Rec
 from optimizer import Optimizer
 
@@ -51,6 +49,21 @@ class EpochProgress:
     def loss(self) -> float:
         """The mean loss of a next click."""
         return self.total_loss / max(self.n_clicks, 1)
+
+
+class Feed(Protocol):
+    """Who has the mini-batches of every epoch, such as :class:`faster.minibatch.MiniBatches`.
+
+    Attributes:
+        n_lanes: B, how many sessions go side by side.
+        bptt: T, how many of its last clicks a step is told of every lane.
+    """
+
+    n_lanes: int
+    bptt: int
+
+    def blocks(self, epoch: int, from_step: int) -> Iterator[tuple[Block, Iterator[MiniBatch]]]:
+        """The blocks of an epoch from the one that holds ``from_step``, each with its mini-batches from there on."""
 
 
 class Keeper(Protocol):
@@ -96,8 +109,7 @@ def train_epoch(
     model: GRU4Rec,
     optimizer: Optimizer,
     loss_function: LossFunction,
-    batches: SessionParallelBatches,
-    sampler: NegativeSampler,
+    feed: Feed,
     progress: EpochProgress,
     keeper: Keeper | None = None,
     bar: tqdm | None = None,
@@ -108,31 +120,22 @@ def train_epoch(
     The host waits for the device once a block, to look at its losses.
 
     Args:
-        batches: their lanes are those of the hidden state, their ``bptt`` is how many states it keeps.
+        feed: the mini-batches; its lanes are those of the hidden state, its ``bptt`` is how many states are kept.
         progress: where the epoch stands; updated as it goes on.
         keeper: asked after every step whether to save.
         bar: a progress bar of next clicks.
-        step: :func:`training_step`, or what :func:`compilation.choose_step` gave.
+        step: :func:`training_step`, or what :func:`faster.compilation.choose_step` gave.
 
     Raises:
         Diverged: a step's loss is NaN or infinite.
     """
     model.train()
-    batch_size = batches.n_lanes
+    batch_size = feed.n_lanes
     if progress.hidden is None:
-        progress.hidden = [model.initial_hidden(batch_size)] * batches.bptt
-    device = progress.hidden[0].device
-    maker = MiniBatchMaker(len(model.output_bias), model.shared, device, repeated=device.type == "cuda")
-
-    def prepared() -> Iterator[tuple[Block, Iterator[MiniBatch]]]:
-        for block in batches.blocks(progress.step):
-            negatives = sampler.draw(len(block), progress.epoch, block.first_step)
-            mini_batches = maker.mini_batches(block.to(device), negatives)
-            yield block, islice(mini_batches, max(progress.step - block.first_step, 0), None)
-
+        progress.hidden = [model.initial_hidden(batch_size)] * feed.bptt
     ledger = _Ledger(progress, batch_size, bar)
     losses = []  # of the steps that are not accounted for yet; they stay on the device
-    blocks = prepared()
+    blocks = feed.blocks(progress.epoch, progress.step)
     current = next(blocks, None)
     while current is not None:
         block, mini_batches = current

@@ -8,7 +8,7 @@ itself. Trials are kept in an SQLite file: the same line goes on from there. ``-
 again, with several seeds; ``--final`` measures the chosen one on the test file, which nothing else reads.
 """
 
-from errors import UserError, run_script, warn
+from terminal.errors import UserError, run_script, warn
 
 # isort: split
 import argparse
@@ -26,18 +26,19 @@ from typing import Any
 
 import numpy as np
 
-from atomicfile import make_folder
-from device import choose_device, is_out_of_memory
-from flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser
-from interruption import Interrupted
-from jobs import Stopper, run_jobs
-from parameters import PARAMETERS, parse_flags, shown, training_parameters
+from faster.device import choose_device, is_out_of_memory
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, TRAIN_ONLY, VALID
-from presets import PRESETS
 from reproduce import K, spread
-from searchspace import read_space
+from runs.interruption import Interrupted
+from runs.jobs import Stopper, run_jobs
+from runs.parameters import PARAMETERS, parse_flags, shown, training_parameters
+from runs.presets import PRESETS
+from runs.searchspace import read_space
+from runs.trainingdata import TrainingData, data_file
+from runs.trainingrun import TrainingRun
+from terminal.atomicfile import make_folder
+from terminal.flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser
 from training import Diverged, EpochProgress
-from trainingrun import TrainingData, TrainingRun, data_file
 
 try:
     import optuna

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-import compilation
-from clickfile import Clicks, write_click_files
-from dataset import ItemIndex, Sessions, encode_sessions
-from minibatch import MiniBatchMaker
+from clicks.clickfile import Clicks, write_click_files
+from clicks.itemindex import ItemIndex
+from clicks.synthetic import synthetic_clicks
+from dataset import NegativeSampler, SessionParallelBatches, Sessions, encode_sessions
+from faster import compilation
+from faster.minibatch import MiniBatches, MiniBatchMaker
+from model import GRU4Rec
 from preprocessing import TRAIN_ONLY, VALID, split
-from synthetic import synthetic_clicks
 
 ROOT = Path(__file__).parent.parent
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests" / "without_matplotlib")}
+WITHOUT_MATPLOTLIB = os.pathsep.join((str(ROOT / "tests" / "without_matplotlib"), str(ROOT)))
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": WITHOUT_MATPLOTLIB}
 SHARED_CLICKS = ROOT.parent / "shared" / "data" / "yoochoose-clicks-80k.dat.gz"
 
 
@@ -62,9 +65,9 @@ def as_on_a_gpu(monkeypatch):
     def program(parts):
         return compilation._compiled(backend="inductor", options=compilation.CPU_OPTIONS)
 
-    monkeypatch.setattr("compilation._Program", program)
-    monkeypatch.setattr("compilation.captured", captured)
-    monkeypatch.setattr("training.MiniBatchMaker", maker)
+    monkeypatch.setattr("faster.compilation._Program", program)
+    monkeypatch.setattr("faster.compilation.captured", captured)
+    monkeypatch.setattr("faster.minibatch.MiniBatchMaker", maker)
 
 
 @pytest.fixture(scope="module")
@@ -76,13 +79,23 @@ def data_folder(tmp_path_factory) -> Path:
     return folder
 
 
+def command_of(script: str) -> list[str]:
+    """How Python is told to run a script, ``main.py``, or a tool, ``tools.demo``."""
+    return ["-m", script] if script.startswith("tools.") else [str(ROOT / script)]
+
+
+def feed_of(model: GRU4Rec, batches: SessionParallelBatches, sampler: NegativeSampler) -> MiniBatches:
+    """The mini-batches that a model is trained on."""
+    return MiniBatches(batches, sampler, len(model.output_bias), model.shared, model.output_bias.device)
+
+
 @pytest.fixture
 def run_script(tmp_path):
-    """Run a script of the project in a process of its own, in an empty folder; returns the finished process."""
+    """Run a script of the project, or a tool, in a process of its own and an empty folder: the finished process."""
 
     def run(script: str, *arguments: object, expect: int = 0, **environment: str) -> subprocess.CompletedProcess:
         process = subprocess.run(
-            [sys.executable, "-W", "error", str(ROOT / script), *map(str, arguments)],
+            [sys.executable, "-W", "error", *command_of(script), *map(str, arguments)],
             cwd=tmp_path,
             capture_output=True,
             text=True,

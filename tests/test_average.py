@@ -5,12 +5,13 @@ import pytest
 import torch
 
 import main
-from average import average
-from errors import UserError
-from parameters import parse_flags, training_parameters
 from recommend import Recommender
-from runfolder import RunFolder, read_checkpoint, write_checkpoint
-from trainingrun import TrainingRun
+from runs.averaging import average
+from runs.epochs import train_epochs
+from runs.parameters import parse_flags, training_parameters
+from runs.runfolder import RunFolder, read_checkpoint, write_checkpoint
+from runs.trainingrun import TrainingRun
+from terminal.errors import UserError
 
 LINE = "--hidden_size 4 --batch_size 8 --n_epochs 3 --device cpu"
 
@@ -20,7 +21,7 @@ def trained(folder, data_folder, seed=1, more=""):
     line = f"{LINE} --data_folder {data_folder} --seed {seed} {more}"
     folder.mkdir()
     run_folder = RunFolder.create(folder)
-    TrainingRun(training_parameters(parse_flags(line.split()))).train(run_folder)
+    train_epochs(TrainingRun(training_parameters(parse_flags(line.split()))), run_folder)
     return sorted(run_folder.path.glob("*.pt"))
 
 
@@ -42,7 +43,7 @@ def test_it_is_the_last_epoch_with_the_mean_of_all_weights(epochs):
 
 
 def test_it_evaluates_and_recommends(epochs, data_folder, run_script, tmp_path):
-    said = run_script("average.py", *epochs, "--output", "mean.pt").stdout
+    said = run_script("tools.average", *epochs, "--output", "mean.pt").stdout
     assert said == "mean.pt: the mean of 3 epochs up to epoch 2\n"
     line = run_script("main.py", "--is_eval", "--load_model", "mean.pt", "--data_folder", data_folder).stdout
     single = [
@@ -92,7 +93,7 @@ def test_weights_that_do_not_fit_are_refused(epochs, tmp_path):
 
 def test_no_file_is_replaced(epochs, run_script):
     before = epochs[0].read_bytes()
-    said = run_script("average.py", *epochs[1:], "--output", epochs[0], expect=2).stderr
+    said = run_script("tools.average", *epochs[1:], "--output", epochs[0], expect=2).stderr
     assert said.endswith("is there already: name another file\n")
     assert epochs[0].read_bytes() == before
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import make_sessions
 
-from baselines import BASELINES, BPRMF, ItemKNN, MarkovChain, Popularity, SessionPopularity
+from baselines.published import BPRMF, ItemKNN, MarkovChain, Popularity, SessionPopularity
+from baselines.registry import BASELINES
 from dataset import Step
 
 N_ITEMS = 14
@@ -84,7 +85,7 @@ def test_a_second_evaluation_is_the_first(name):
 
 def test_item_knn_keeps_the_nearest_only_and_never_the_item_itself(monkeypatch):
     monkeypatch.setattr(ItemKNN, "n_neighbours", 3)
-    monkeypatch.setattr("baselines.ITEM_CHUNK", 4)
+    monkeypatch.setattr("baselines.published.ITEM_CHUNK", 4)
     knn = ItemKNN(make_sessions(TRAIN)[0], N_ITEMS)
     for item in range(N_ITEMS):
         row = slice(knn.starts[item], knn.starts[item + 1])

@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from benchmark import measured
-from errors import UserError
+from terminal.errors import UserError
+from tools.benchmark import measured
 
 
 def test_the_peak_memory_of_a_command_is_its_own():

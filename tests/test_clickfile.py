@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clickfile import Clicks, read_clicks, read_raw_clicks, session_offsets, stream_sessions, write_click_files
-from errors import UserError
-from synthetic import write_raw_clicks
+from clicks.clickfile import Clicks, read_clicks, read_raw_clicks, session_offsets, stream_sessions, write_click_files
+from clicks.synthetic import write_raw_clicks
+from terminal.errors import UserError
 
 ids = st.integers(-(2**63), 2**63 - 1)
 times = st.integers(0, 9_999_999_999_999)  # to the year 2286

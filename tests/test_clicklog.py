@@ -18,17 +18,18 @@ from hypothesis import strategies as st
 
 import preprocessing
 import reproduce
-from clickfile import Clicks, read_clicks
-from clicklog import LogFormat, from_iso, from_pattern, read_log, sessions_of_users, time_kind
-from delimited import Layout
-from errors import UserError
+from clicks.clickfile import Clicks, read_clicks
+from clicks.clicklog import LogFormat, from_iso, from_pattern, read_log, sessions_of_users, time_kind
+from clicks.delimited import Layout
+from clicks.synthetic import synthetic_clicks
 from main import evaluate_checkpoint
-from parameters import parse_flags, training_parameters
 from preprocessing import TEST, TRAIN_FULL
 from recommend import Recommender, recommend_for_file
-from runfolder import RunFolder, read_checkpoint
-from synthetic import synthetic_clicks
-from trainingrun import TrainingRun
+from runs.epochs import train_epochs
+from runs.parameters import parse_flags, training_parameters
+from runs.runfolder import RunFolder, read_checkpoint
+from runs.trainingrun import TrainingRun
+from terminal.errors import UserError
 
 RECIPES = dict(
     re.findall(r"^# (\w+).*\npython preprocessing\.py (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
@@ -130,7 +131,7 @@ def test_shops_from_the_log_to_recommendations(shop, session_of, item_of, time_o
     line = f"--data_folder data --train_data {TRAIN_FULL} --valid_data {TEST} --n_epochs 2 --hidden_size 8 --device cpu"
     run = TrainingRun(training_parameters(parse_flags(line.split())))
     folder = RunFolder.create(tmp_path)
-    run.train(folder)
+    train_epochs(run, folder)
     path = folder.path / "model_00001.pt"
     ids = {item_of(item) for item in range(214_500_000, 214_500_030)}
     recommended = Recommender.load(path).recommend([item_of(214_500_003), item_of(214_500_004)], k=30)

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils._triton import has_triton
 
-import compilation
-from compilation import CHECKED_STEPS, CompiledStep, GraphedStep, choose_step
 from dataset import Block
+from faster import compilation
+from faster.compilation import CHECKED_STEPS, CompiledStep, GraphedStep, choose_step
+from faster.minibatch import MiniBatchMaker
 from lossfunction import LOSSES, make_loss_function
-from minibatch import MiniBatchMaker
 from model import GRU4Rec
 from optimizer import Optimizer, adagrad
 from training import training_step
@@ -134,7 +134,7 @@ def test_a_check_that_runs_out_of_memory_leaves_the_step_to_be_taken_once(capsys
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
         return copies(tensors)
 
-    monkeypatch.setattr("compilation._copies", no_second_copies)
+    monkeypatch.setattr("faster.compilation._copies", no_second_copies)
     assert run(CompiledStep(), parts, mini_batches) == expected
     assert "slower: CUDA out of memory" in capsys.readouterr().err
     for ours, theirs in zip(plain[0].parameters(), parts[0].parameters(), strict=True):
@@ -188,7 +188,7 @@ def test_a_mini_batch_beyond_the_sizes_of_a_program_gets_another_one(monkeypatch
         next(n_programs)
         return check(*arguments)
 
-    monkeypatch.setattr("compilation._check", counted)
+    monkeypatch.setattr("faster.compilation._check", counted)
     assert run(CompiledStep(), compiled, mini_batches) == pytest.approx(
         run(training_step, plain, mini_batches), rel=1e-4
     )
@@ -268,9 +268,9 @@ def test_a_graph_that_does_not_work_is_replaced(broken, as_on_a_gpu, capsys, mon
         graph.replay()
         return graph.loss.clone(), arguments[-2]
 
-    monkeypatch.setattr("compilation.captured", captured)
+    monkeypatch.setattr("faster.compilation.captured", captured)
     if broken == "leaves the hidden state as it is":
-        monkeypatch.setattr("compilation._Graph.__call__", without_hidden)
+        monkeypatch.setattr("faster.compilation._Graph.__call__", without_hidden)
     step = GraphedStep(training_step)
     assert run(step, parts, mini_batches) == expected
     assert capsys.readouterr().err.count("goes on without, slower") == 1

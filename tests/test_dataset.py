@@ -9,7 +9,7 @@ from conftest import make_clicks, make_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clickfile import Clicks
+from clicks.clickfile import Clicks
 from dataset import (
     ItemIndex,
     NegativeSampler,
@@ -18,7 +18,7 @@ from dataset import (
     encode_sessions,
     read_session_clicks,
 )
-from errors import UserError
+from terminal.errors import UserError
 
 CPU = torch.device("cpu")
 

@@ -17,16 +17,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import runfolder
-from clickfile import read_clicks, read_raw_clicks, write_click_files
-from clicklog import LogFormat, read_log
-from errors import UserError
-from parameters import resumed_parameters, training_parameters
+from clicks.clickfile import read_clicks, read_raw_clicks, write_click_files
+from clicks.clicklog import LogFormat, read_log
+from clicks.synthetic import synthetic_clicks
 from preprocessing import TRAIN_ONLY, VALID, split
-from restoring import restored, saved_parameters
-from runfolder import RunFolder, read_checkpoint, sealed
-from synthetic import synthetic_clicks
-from trainingrun import TrainingRun
+from runs import runfolder
+from runs.parameters import resumed_parameters, training_parameters
+from runs.restoring import restored, saved_parameters
+from runs.runfolder import RunFolder, read_checkpoint, sealed
+from runs.trainingrun import TrainingRun
+from terminal.errors import UserError
 
 FUZZ_CASES = int(os.environ.get("FUZZ_CASES", "200"))
 fuzz = settings(max_examples=FUZZ_CASES, deadline=None, suppress_health_check=list(HealthCheck))

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import feed_of
 
-from clickfile import Clicks
-from compilation import GraphedStep, choose_step
-from dataset import ItemIndex, SessionParallelBatches, encode_sessions
+from clicks.clickfile import Clicks
+from clicks.itemindex import ItemIndex
+from dataset import SessionParallelBatches, encode_sessions
 from evaluation import evaluate
+from faster.compilation import GraphedStep, choose_step
 from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, adagrad
@@ -134,8 +136,8 @@ def train_golden_run(case: str, step: TrainingStep) -> None:
         for block in batches:
             for inputs, targets, _, _ in map(block.step, range(len(block))):
                 recorder.check_batch(inputs, targets)
-        progress = EpochProgress(epoch)
-        train_epoch(model, optimizer, loss_function, batches, recorder, progress, step=recorder.training_step)
+        feed, progress = feed_of(model, batches, recorder), EpochProgress(epoch)
+        train_epoch(model, optimizer, loss_function, feed, progress, step=recorder.training_step)
     np.testing.assert_allclose(recorder.losses, ARRAYS[f"{case}/losses"], rtol=0, atol=1e-5)
     for name, weight in golden_weights(case, "final").items():
         torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=1e-4)

@@ -15,8 +15,8 @@ import pytest
 import torch
 from conftest import ENVIRONMENT, ROOT
 
-from interruption import Interrupted, StopRequest
 from preprocessing import TRAIN_ONLY, VALID
+from runs.interruption import Interrupted, StopRequest
 
 SETTING = (
     "--loss_type CrossEntropy --constrained_embedding --hidden_size 8 --batch_size 8 --dropout_hidden 0.3 --lr 0.1 "
@@ -250,7 +250,7 @@ def test_a_read_only_source_tree_will_do(data, tmp_path):
 def test_ctrl_c_while_a_script_loads_is_no_exception(tmp_path, seconds):
     command = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), "--data_folder", "nowhere"]
     process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-    while not process.stderr.readline().endswith("| errors\n"):  # before that, it is Python that loads
+    while not process.stderr.readline().endswith("| terminal.errors\n"):  # before that, it is Python that loads
         assert process.poll() is None
     time.sleep(seconds)
     if process.poll() is None:

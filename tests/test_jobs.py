@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from errors import UserError
-from interruption import Interrupted, StopRequest
-from jobs import run_jobs
+from runs.interruption import Interrupted, StopRequest
+from runs.jobs import run_jobs
+from terminal.errors import UserError
 from training import EpochProgress
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import make_sessions
+from conftest import feed_of, make_sessions
 
-from compilation import choose_step
 from dataset import NegativeSampler, SessionParallelBatches
+from faster.compilation import choose_step
 from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, adagrad
@@ -44,11 +44,12 @@ def test_memory_files_and_threads_stay_flat_over_200_000_steps(device):
     loss_function = make_loss_function("BPR-max", 1.0, 0.0, 0.5, torch.from_numpy(support).to(device))
     batches = SessionParallelBatches(sessions, 8)
     sampler = NegativeSampler(support, 0.5, 32, 1, device)
+    feed = feed_of(model, batches, sampler)
     step = choose_step("auto", device)
     n_steps, seen = 0, []
     while n_steps < 200_000:
         progress = EpochProgress(epoch=len(seen))
-        train_epoch(model, optimizer, loss_function, batches, sampler, progress, step=step)
+        train_epoch(model, optimizer, loss_function, feed, progress, step=step)
         n_steps += progress.step
         on_device = torch.cuda.memory_allocated() if device.type == "cuda" else 0
         seen.append((resident_bytes(), on_device, open_files(), threading.active_count()))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import lossfunction
-from minibatch import Columns
+from faster.minibatch import Columns
 
 
 def sigmoid(x):

@@ -6,7 +6,7 @@ import torch
 from conftest import make_sessions
 
 from dataset import SessionParallelBatches
-from minibatch import MiniBatchMaker
+from faster.minibatch import MiniBatchMaker, moved_to
 
 CPU = torch.device("cpu")
 
@@ -90,7 +90,7 @@ def test_a_mini_batch_is_views_of_what_it_is_packed_in(bptt, shared):
     (block, negatives), *_ = blocks_and_negatives(5, bptt)
     first, second, *_ = MiniBatchMaker(9, shared, CPU, repeated=True).mini_batches(block, negatives)
     buffer = first.packed.clone()
-    moved = first.moved_to(buffer)
+    moved = moved_to(buffer, first)
     buffer.copy_(second.packed)
     for ours, theirs in zip((*moved, *moved.columns), (*second, *second.columns), strict=True):
         if isinstance(ours, torch.Tensor):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from minibatch import MiniBatch
+from faster.minibatch import MiniBatch
 from model import GRU4Rec, GRUCell, dropout, final_activation
 
 MODES = {

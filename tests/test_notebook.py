@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -12,11 +13,11 @@ from conftest import ROOT
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from clickfile import write_click_files
+from clicks.clickfile import write_click_files
+from clicks.synthetic import synthetic_clicks, write_raw_clicks
 from main import run
-from parameters import parse_flags
 from preprocessing import TEST, TRAIN_FULL, last_days, split
-from synthetic import synthetic_clicks, write_raw_clicks
+from runs.parameters import parse_flags
 
 NOTEBOOK = ROOT / "kaggle.ipynb"
 SETTINGS = {
@@ -48,16 +49,18 @@ def kaggle(tmp_path, monkeypatch):
     """/kaggle with the code attached, read-only, in a folder of a folder; without the clicks."""
     code = tmp_path / "input" / "gru4rec" / "repository"
     code.mkdir(parents=True)
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, code)
-    for path in (*code.iterdir(), code):
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/*.py")]:
+        (code / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        shutil.copy(path, code / path.relative_to(ROOT))
+    for path in (*code.rglob("*"), code):
         path.chmod(path.stat().st_mode & 0o555)
     (tmp_path / "working").mkdir()
     monkeypatch.setenv("KAGGLE_ROOT", str(tmp_path))
     for name in ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"):
         monkeypatch.setenv(name, "1")
     yield tmp_path
-    code.chmod(0o755)
+    for folder in (code, *filter(Path.is_dir, code.rglob("*"))):
+        folder.chmod(0o755)
 
 
 def write_clicks_and_a_run_that_was_cut_off(kaggle, monkeypatch):
@@ -129,7 +132,8 @@ def test_the_code_is_found_beside_the_notebook_or_cloned(tmp_path, monkeypatch):
     beside, empty = tmp_path / "beside", tmp_path / "kaggle" / "working"
     for folder in (beside, empty):
         folder.mkdir(parents=True)
-    (beside / "trainingrun.py").touch()
+    (beside / "runs").mkdir()
+    (beside / "runs" / "trainingrun.py").touch()
 
     def found(repository):
         names = {"REPOSITORY": repository}

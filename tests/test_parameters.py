@@ -4,8 +4,7 @@ import re
 
 import pytest
 
-from errors import UserError
-from parameters import (
+from runs.parameters import (
     LOSSES,
     OPTIMIZERS,
     PARAMETERS,
@@ -16,7 +15,8 @@ from parameters import (
     training_parameters,
     with_preset,
 )
-from presets import PRESETS, preset_table
+from runs.presets import PRESETS, preset_table
+from terminal.errors import UserError
 
 
 def parsed(line: str):

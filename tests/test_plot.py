@@ -6,13 +6,15 @@ import warnings
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
-from atomicfile import write_csv
-from errors import UserError
 from main import run
-from parameters import parse_flags
-from plot import bars, learning_curves, read_history, what_differs, write_picture
-from runfolder import RunFolder
+from runs.parameters import parse_flags
+from runs.plot import bars, learning_curves, write_picture
+from runs.runfolder import RunFolder
+from terminal.atomicfile import write_csv
+from terminal.errors import UserError
+from tools.plot import read_history, what_differs
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -83,7 +85,7 @@ def train(data_folder, tmp_path):
 
 def test_a_run_draws_after_every_epoch(train, monkeypatch):
     drawn = []
-    monkeypatch.setattr("runfolder.learning_curves", lambda runs: drawn.append(runs) or learning_curves(runs))
+    monkeypatch.setattr("runs.epochs.learning_curves", lambda runs: drawn.append(runs) or learning_curves(runs))
     folder = train("--n_epochs 2 --k_eval 5 20")
     assert (folder / "metrics.png").read_bytes().startswith(PNG)
     assert [list(runs) for runs in drawn] == [[folder.name]] * 2
@@ -96,7 +98,7 @@ def test_a_run_draws_after_every_epoch(train, monkeypatch):
     [
         (lambda monkeypatch: monkeypatch.setitem(sys.modules, "matplotlib.figure", None), "is not installed: pip"),
         (
-            lambda monkeypatch: monkeypatch.setattr("runfolder.learning_curves", lambda runs: 1 / 0),
+            lambda monkeypatch: monkeypatch.setattr("runs.epochs.learning_curves", lambda runs: 1 / 0),
             "matplotlib failed: division by zero",
         ),
     ],
@@ -168,9 +170,9 @@ def test_plot_as_a_user_runs_it(run_script, tmp_path):
         (tmp_path / "checkpoint" / name).mkdir(parents=True)
         write_csv(tmp_path / "checkpoint" / name / "metrics.csv", history(2, 20))
     runs = ("checkpoint/0101", "checkpoint/0102")
-    assert run_script("plot.py", *runs, PYTHONPATH="").stdout == "curves.png: 2 runs\n"
+    assert run_script("tools.plot", *runs, PYTHONPATH=str(ROOT)).stdout == "curves.png: 2 runs\n"
     assert (tmp_path / "curves.png").read_bytes().startswith(PNG)
-    refused = run_script("plot.py", *runs, "--output", "x.png", expect=2)
+    refused = run_script("tools.plot", *runs, "--output", "x.png", expect=2)
     assert refused.stderr == "error: no x.png: matplotlib is not installed: pip install matplotlib\n"
 
 

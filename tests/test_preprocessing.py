@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clickfile import Clicks, read_clicks, read_raw_clicks, write_click_files
-from errors import UserError
+from clicks.clickfile import Clicks, read_clicks, read_raw_clicks, write_click_files
+from clicks.synthetic import synthetic_clicks, write_raw_clicks
 from preprocessing import (
     PUBLISHED,
     TEST,
@@ -26,7 +26,7 @@ from preprocessing import (
     size_of,
     split,
 )
-from synthetic import synthetic_clicks, write_raw_clicks
+from terminal.errors import UserError
 
 DAY = 86_400_000
 Row = tuple[int, int, int]  # session, item, time

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from progress import about, next_click_bar
+from terminal.progress import about, next_click_bar
 
 
 @pytest.mark.parametrize(

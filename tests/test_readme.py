@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from parameters import PARAMETERS, THEMES, parse_flags, training_parameters
 from preprocessing import make_parser
+from runs.parameters import PARAMETERS, THEMES, parse_flags, training_parameters
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -10,11 +10,11 @@ import torch
 from conftest import ROOT
 
 import recommend
-from clickfile import stream_sessions
-from dataset import ItemIndex
-from errors import UserError
+from clicks.clickfile import stream_sessions
+from clicks.itemindex import ItemIndex
 from model import GRU4Rec
 from recommend import Recommender
+from terminal.errors import UserError
 
 IDS = np.arange(1000, 1030)
 
@@ -129,7 +129,7 @@ def test_bad_session_files_are_refused(tmp_path, text, message):
 
 
 def test_the_script(run_script, tmp_path):
-    run_script("synthetic.py", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
+    run_script("tools.synthetic", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
     run_script("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "data")
     run_script("main.py", "--data_folder", "data", "--n_epochs", 1, "--hidden_size", 8, "--device", "cpu")
     (model,) = tmp_path.glob("checkpoint/*/model_00000.pt")

@@ -4,10 +4,10 @@ import csv
 
 import pytest
 
-from atomicfile import write_csv
-from errors import UserError
 from preprocessing import TEST, TRAIN_FULL
 from reproduce import COLUMNS, DEFAULT_ROWS, Files, markdown_table, read_results
+from terminal.atomicfile import write_csv
+from terminal.errors import UserError
 
 RESULTS = [
     dict(zip(COLUMNS, values, strict=True))
@@ -58,7 +58,7 @@ def test_missing_files_are_named_with_what_writes_them(tmp_path):
 
 @pytest.fixture
 def prepared(run_script, tmp_path):
-    run_script("synthetic.py", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
+    run_script("tools.synthetic", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
     run_script("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "data")
     return ("--data_folder", "data", "--output", "out", "--n_epochs", 1, "--device", "cpu")
 

@@ -6,8 +6,8 @@ import pickle
 import pytest
 import torch
 
-from errors import UserError
-from runfolder import FORMAT_VERSION, RunFolder, read_checkpoint, sealed
+from runs.runfolder import FORMAT_VERSION, RunFolder, read_checkpoint, sealed
+from terminal.errors import UserError
 
 CHECKPOINT = {
     "parameters": {"lr": 0.1, "k_eval": [5, 20], "final_act": None, "shared": False},

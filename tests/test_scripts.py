@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from errors import UserError
 from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID
+from terminal.errors import UserError
 
 SETTING = (
     "--loss_type CrossEntropy --constrained_embedding --hidden_size 16 --batch_size 16 --dropout_hidden 0.3 --lr 0.1 "
@@ -21,7 +21,7 @@ SETTING = (
 @pytest.fixture
 def prepared(run_script, tmp_path):
     """A folder with small prepared files where main.py looks by default."""
-    run_script("synthetic.py", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
+    run_script("tools.synthetic", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
     run_script("preprocessing.py", "--clicks", "clicks.dat")
     return tmp_path / "data" / "preprocessed_data"
 
@@ -209,7 +209,7 @@ def test_items_that_training_never_saw_are_named(prepared, run_script):
 
 
 def test_the_demo_learns(run_script):
-    printed = run_script("demo.py").stdout
+    printed = run_script("tools.demo").stdout
     popular, ours = (
         [float(figure) for figure in re.findall(r"@20: ([\d.]+)", line)] for line in printed.strip().splitlines()[-2:]
     )

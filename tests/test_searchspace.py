@@ -5,10 +5,10 @@ from pathlib import Path
 import optuna
 import pytest
 
-from errors import UserError
-from parameters import parse_flags, training_parameters
-from presets import PRESETS
-from searchspace import Choice, Range, read_space
+from runs.parameters import parse_flags, training_parameters
+from runs.presets import PRESETS
+from runs.searchspace import Choice, Range, read_space
+from terminal.errors import UserError
 
 SPACES = Path(__file__).parent.parent / "spaces"
 

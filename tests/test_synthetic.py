@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from clickfile import DAY, session_offsets
-from synthetic import synthetic_clicks
+from clicks.clickfile import DAY, session_offsets
+from clicks.synthetic import synthetic_clicks
 
 
 @pytest.fixture(scope="module")

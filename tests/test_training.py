@@ -5,14 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import make_sessions
+from conftest import feed_of, make_sessions
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compilation import GraphedStep
-from dataset import Block, NegativeSampler, SessionParallelBatches
+from dataset import Block, Columns, NegativeSampler, SessionParallelBatches
 from evaluation import evaluate
+from faster.compilation import GraphedStep
+from faster.minibatch import MiniBatchMaker
 from lossfunction import LOSSES, make_loss_function
-from minibatch import Columns, MiniBatchMaker
 from model import GRU4Rec
 from optimizer import OPTIMIZERS, Optimizer, adagrad, make_rule, sgd
 from training import Diverged, EpochProgress, train_epoch, training_step
@@ -26,12 +26,12 @@ def make_training(sessions, n_items, *, loss="CrossEntropy", lr=0.1, n_sample=4,
     torch.manual_seed(0)
     model = GRU4Rec(n_items, hidden_size=8, final_act="softmax", dropout_hidden=dropout_hidden, **(mode or {}))
     support = sessions.support(n_items)
+    batches = SessionParallelBatches(sessions, 4, 1 if n_sample else 2, block_steps=16, bptt=bptt)
     return (
         model,
         Optimizer(model.network_parameters(), model.item_tables(), adagrad(lr, 0.1)),
         make_loss_function(loss, 1.0, 0.0, 0.5, torch.from_numpy(support)),
-        SessionParallelBatches(sessions, 4, 1 if n_sample else 2, block_steps=16, bptt=bptt),
-        NegativeSampler(support, 0.5, n_sample, 1, CPU),
+        feed_of(model, batches, NegativeSampler(support, 0.5, n_sample, 1, CPU)),
     )
 
 
@@ -62,7 +62,7 @@ def test_every_loss_learns_in_every_mode(loss, mode):
 
 def test_reported_loss_is_the_mean_over_next_clicks():
     sessions, _ = make_sessions(cycles(30))
-    model, optimizer, _, batches, sampler = make_training(sessions, 12)
+    model, optimizer, _, feed = make_training(sessions, 12)
     seen = []
 
     def loss_function(scores, columns):
@@ -70,7 +70,7 @@ def test_reported_loss_is_the_mean_over_next_clicks():
         seen.extend(loss.tolist())
         return loss
 
-    result = run_epoch((model, optimizer, loss_function, batches, sampler))
+    result = run_epoch((model, optimizer, loss_function, feed))
     assert len(seen) == result.n_clicks == sessions.n_next_clicks
     assert result.loss == pytest.approx(np.mean(seen), rel=1e-5)
 
@@ -168,13 +168,11 @@ def test_repeated_rows_train_as_distinct_ones(loss, rule, mode, bptt, monkeypatc
     sessions, _ = make_sessions(cycles(60))
 
     def trained(repeated):
-        model, _, loss_function, batches, sampler = make_training(
-            sessions, 12, loss=loss, n_sample=9, mode=mode, bptt=bptt
-        )
-        monkeypatch.setattr("training.MiniBatchMaker", lambda *others, **_: MiniBatchMaker(*others, repeated))
+        monkeypatch.setattr("faster.minibatch.MiniBatchMaker", lambda *others, **_: MiniBatchMaker(*others, repeated))
+        model, _, loss_function, feed = make_training(sessions, 12, loss=loss, n_sample=9, mode=mode, bptt=bptt)
         rule_of_optimizer = make_rule(rule, 0.05, 0.2, 1e-6)
         optimizer = Optimizer(model.network_parameters(), model.item_tables(), rule_of_optimizer, weight_decay=0.01)
-        progress = run_epoch((model, optimizer, loss_function, batches, sampler))
+        progress = run_epoch((model, optimizer, loss_function, feed))
         return progress.loss, [*model.parameters(), *(tensor for state in optimizer.state.values() for tensor in state)]
 
     (loss_of_distinct, distinct), (loss_of_repeated, repeated) = trained(False), trained(True)
@@ -190,11 +188,11 @@ def test_repeated_rows_train_as_distinct_ones(loss, rule, mode, bptt, monkeypatc
 def test_gradients_flow_back_through_the_last_clicks_of_a_session(mode, bptt):
     """Against whole tables, one lane at a time: 50 clicks are more than any session has, so that nothing is cut off."""
     sessions, _ = make_sessions(cycles(12))
-    model, _, loss_function, batches, sampler = make_training(sessions, 12, mode=mode, bptt=bptt)
+    model, _, loss_function, feed = make_training(sessions, 12, mode=mode, bptt=bptt)
     expected = copy.deepcopy(model)
     carried = [None] * 4  # of each lane: items of its session so far, and the hidden states before each of them
     for block in SessionParallelBatches(sessions, 4, block_steps=16):
-        negatives = sampler.draw(len(block), 0, block.first_step)
+        negatives = feed.sampler.draw(len(block), 0, block.first_step)
         for k, (inputs, targets, starts, _) in enumerate(map(block.step, range(len(block)))):
             loss = 0
             for lane, item, target, is_start in zip(block.lanes[k], inputs, targets, starts, strict=False):
@@ -219,7 +217,7 @@ def test_gradients_flow_back_through_the_last_clicks_of_a_session(mode, bptt):
 
     initial = copy.deepcopy(model)
     optimizer = Optimizer(model.network_parameters(), model.item_tables(), sgd(0.1))
-    run_epoch((model, optimizer, loss_function, batches, sampler))
+    run_epoch((model, optimizer, loss_function, feed))
     for ours, theirs, before in zip(model.parameters(), expected.parameters(), initial.parameters(), strict=True):
         assert not torch.equal(ours, before)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -227,7 +225,7 @@ def test_gradients_flow_back_through_the_last_clicks_of_a_session(mode, bptt):
 
 def test_hidden_state_carries_no_graph():
     sessions, _ = make_sessions(cycles(20))
-    model, optimizer, loss_function, _, _ = make_training(sessions, 12)
+    model, optimizer, loss_function, _ = make_training(sessions, 12)
     clicks, negatives = torch.arange(8).reshape(2, 1, 4), torch.arange(8, 12)[None]
     (batch,) = MiniBatchMaker(12, model.shared, CPU).mini_batches(block_of(clicks), negatives)
     _, hidden = training_step(model, optimizer, loss_function, batch, model.initial_hidden(4), 4)
@@ -237,7 +235,7 @@ def test_hidden_state_carries_no_graph():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_stops_the_epoch_and_names_the_step(bad):
     sessions, _ = make_sessions(cycles())
-    model, optimizer, _, batches, sampler = make_training(sessions, 12)
+    model, optimizer, _, feed = make_training(sessions, 12)
     steps = []
 
     def loss_function(scores, columns):
@@ -245,7 +243,7 @@ def test_a_loss_that_is_no_number_stops_the_epoch_and_names_the_step(bad):
         return scores.sum(dim=1) * (bad if len(steps) == 21 else 0)
 
     with pytest.raises(Diverged, match="at step 20 of epoch 3"):
-        run_epoch((model, optimizer, loss_function, batches, sampler), epoch=3)
+        run_epoch((model, optimizer, loss_function, feed), epoch=3)
 
 
 def test_support_corrects_cross_entropy_only_when_asked():
@@ -279,11 +277,11 @@ def test_cuda_trains_like_the_cpu(loss, mode):
     support = sessions.support(12)
     results = []
     for device in (CPU, torch.device("cuda")):
-        model, _, _, batches, _ = make_training(sessions, 12, loss=loss, mode=mode)
-        model.to(device)
+        model, _, _, feed = make_training(sessions, 12, loss=loss, mode=mode)
+        feed = feed_of(model.to(device), feed.batches, SameNegatives(support, device))
         optimizer = Optimizer(model.network_parameters(), model.item_tables(), adagrad(0.1, 0.1))
         loss_function = make_loss_function(loss, 1.0, 1.0, 0.5, torch.from_numpy(support).to(device))
-        progress = run_epoch((model, optimizer, loss_function, batches, SameNegatives(support, device)))
+        progress = run_epoch((model, optimizer, loss_function, feed))
         results.append((progress.loss, evaluate(model, sessions, (1,)), model.cpu().state_dict()))
     (cpu_loss, cpu_metrics, cpu_weights), (cuda_loss, cuda_metrics, cuda_weights) = results
     assert cpu_loss == pytest.approx(cuda_loss, rel=1e-4)

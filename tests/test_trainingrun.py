@@ -6,15 +6,16 @@ import re
 import pytest
 import torch
 
-from device import choose_device
-from errors import UserError
 from evaluation import evaluate
+from faster.device import choose_device
 from main import evaluate_checkpoint, run
-from parameters import THEMES, parse_flags, training_parameters
 from preprocessing import TRAIN_ONLY
-from presets import PRESETS
-from runfolder import RunFolder, read_checkpoint
-from trainingrun import TrainingRun
+from runs.epochs import train_epochs
+from runs.parameters import THEMES, parse_flags, training_parameters
+from runs.presets import PRESETS
+from runs.runfolder import RunFolder, read_checkpoint
+from runs.trainingrun import TrainingRun
+from terminal.errors import UserError
 
 BASE = "--hidden_size 4 --batch_size 8 --n_epochs 1 --device cpu"
 
@@ -24,7 +25,7 @@ def trained(line, data_folder, tmp_path):
     flags = parse_flags(f"{BASE} --data_folder {data_folder} {line}".split())
     run = TrainingRun(training_parameters(flags))
     folder = RunFolder.create(tmp_path)
-    run.train(folder)
+    train_epochs(run, folder)
     return run, folder
 
 
@@ -97,11 +98,12 @@ def test_no_flag_of_the_model_the_loss_or_the_optimizer_is_missing_above():
 
 def test_the_epoch_ends_with_two_lanes_only_where_they_are_the_only_negatives(data_folder, tmp_path):
     alone, sampled = (trained(line, data_folder, tmp_path)[0] for line in ("--n_sample 0", "--n_sample 3"))
-    n_steps = {name: sum(len(block) for block in run.batches) for name, run in (("alone", alone), ("sampled", sampled))}
-    assert min(alive for block in alone.batches for alive in block.alive) >= 2
-    assert min(alive for block in sampled.batches for alive in block.alive) == 1
+    runs = {"alone": alone, "sampled": sampled}
+    n_steps = {name: sum(len(block) for block in run.feed.batches) for name, run in runs.items()}
+    assert min(alive for block in alone.feed.batches for alive in block.alive) >= 2
+    assert min(alive for block in sampled.feed.batches for alive in block.alive) == 1
     assert n_steps["alone"] < n_steps["sampled"]
-    assert sum(sum(block.alive) for block in sampled.batches) == sampled.sessions.n_next_clicks
+    assert sum(sum(block.alive) for block in sampled.feed.batches) == sampled.sessions.n_next_clicks
 
 
 def test_evaluation_heeds_ties_and_cutoffs(data_folder, tmp_path, capsys):
@@ -149,12 +151,12 @@ def test_saving_within_an_epoch_goes_by_the_clock_or_by_steps(
 ):
     written = []
     write = RunFolder.write_checkpoint
-    monkeypatch.setattr("trainingrun.SAVE_SECONDS", seconds)
+    monkeypatch.setattr("runs.epochs.SAVE_SECONDS", seconds)
     monkeypatch.setattr(
         RunFolder, "write_checkpoint", lambda folder, c: (written.append(c["within_epoch"]), write(folder, c))[1]
     )
     run, _ = trained(f"--save_every {every}", data_folder, tmp_path)
-    n_steps = sum(len(block) for block in run.batches)
+    n_steps = sum(len(block) for block in run.feed.batches)
     expected = {"steps": n_steps + 1, "tenths": n_steps // 10 + 1}.get(n_partial, n_partial)
     assert written[-1] is None
     assert len([progress for progress in written if progress]) == expected
@@ -192,7 +194,7 @@ def test_a_checkpoint_within_an_epoch_has_a_hidden_state_for_every_click_of_bptt
 
 
 def test_an_epoch_says_how_long_the_others_will_take(data_folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("trainingrun.about", lambda seconds: f"{seconds:.3f}")
+    monkeypatch.setattr("runs.epochs.about", lambda seconds: f"{seconds:.3f}")
     run, _ = trained("--n_epochs 3", data_folder, tmp_path)
     said = capsys.readouterr().out
     assert said.startswith(f"reading {data_folder / TRAIN_ONLY}\n")
@@ -232,12 +234,12 @@ def test_a_gpu_that_pytorch_cannot_use_is_not_taken(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     used = []
-    monkeypatch.setattr("device._use", used.append)
+    monkeypatch.setattr("faster.device._use", used.append)
     assert choose_device(None).type == "cuda"
     assert choose_device("cuda:0") == torch.device("cuda:0")
     assert used == [torch.device("cuda"), torch.device("cuda:0")]
 
-    monkeypatch.setattr("device._use", fail)
+    monkeypatch.setattr("faster.device._use", fail)
     assert choose_device("cpu").type == "cpu"
     assert capsys.readouterr().err == ""
     assert choose_device(None).type == "cpu"

@@ -14,15 +14,16 @@ from conftest import ROOT
 from optuna.trial import TrialState
 
 import tune
-from clickfile import write_click_files
-from errors import UserError
+from clicks.clickfile import write_click_files
+from clicks.synthetic import synthetic_clicks
 from evaluation import Metrics
-from parameters import parse_flags, training_parameters
 from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID, split
-from runfolder import RunFolder
-from synthetic import synthetic_clicks
+from runs.epochs import train_epochs
+from runs.parameters import parse_flags, training_parameters
+from runs.runfolder import RunFolder
+from runs.trainingrun import TrainingRun
+from terminal.errors import UserError
 from training import Diverged
-from trainingrun import TrainingRun
 
 SPACE = """
 loss_type BPR-max
@@ -60,7 +61,7 @@ def history_of(line, data_folder, tmp_path):
     """Recall@20 and MRR@20 after every epoch, as main.py writes them to metrics.csv."""
     flags = parse_flags(shlex.split(f"--data_folder {data_folder} --device cpu {line}"))
     run = TrainingRun(training_parameters(flags))
-    run.train(RunFolder.create(tmp_path / "runs"))
+    train_epochs(run, RunFolder.create(tmp_path / "runs"))
     return [(row["recall@20"], row["mrr@20"]) for row in run.history]
 
 

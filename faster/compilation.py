@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from device import random_state, set_random_state
-from errors import warn
+from dataset import MiniBatch
+from faster.device import random_state, set_random_state
+from faster.minibatch import moved_to
 from lossfunction import LossFunction
-from minibatch import MiniBatch
 from model import GRU4Rec
 from optimizer import Optimizer
+from terminal.errors import warn
 from training import TrainingStep, training_step
 
 Parts = tuple[GRU4Rec, Optimizer, LossFunction]  # those arguments of a step that stay the same
@@ -188,7 +189,7 @@ class _Graph:
 
     def __init__(self, step: TrainingStep, parts: Parts, batch: MiniBatch, hidden: Tensor, batch_size: int):
         self.packed, self.hidden = batch.packed.clone(), hidden.clone()
-        batch = batch.moved_to(self.packed)
+        batch = moved_to(self.packed, batch)
 
         def run() -> Tensor:
             loss, hidden = step(*parts, batch, self.hidden, batch_size)

@@ -22,8 +22,9 @@ def _report_unhandled(kind: type[BaseException], error: BaseException, traceback
 
 INTERRUPTED = "interrupted"
 LISTED = 10
+_ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 _script = getattr(sys.modules["__main__"], "__file__", None)
-if _script and os.path.realpath(os.path.dirname(_script)) == os.path.realpath(os.path.dirname(__file__)):
+if _script and os.path.dirname(os.path.realpath(_script)) in (_ROOT, os.path.join(_ROOT, "tools")):
     sys.excepthook = _report_unhandled  # in a process of one of our scripts; those of others are none of our business
 
 

@@ -1,4 +1,4 @@
-"""Mini-batches: clicks and negatives of a step, with the rows of the item tables that they take.
+"""The making of mini-batches: clicks and negatives of a step joined, with the rows of the item tables that they take.
 
 An item may be there several times, as an input, a target, a negative. It is a row of the tables once, and the losses
 count it. There are two ways to list rows:
@@ -11,69 +11,12 @@ count it. There are two ways to list rows:
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, groupby
-from typing import NamedTuple
+from itertools import chain, groupby, islice
 
 import torch
 from torch import Tensor
 
-from dataset import Block
-
-
-class Columns(NamedTuple):
-    """The items that a mini-batch scores, each of them counted in one column, however often it is there.
-
-    Attributes:
-        items: ``[C]`` int64 item indices.
-        target: ``[b]`` int64, the column of each lane's target.
-        n_targets: ``[C]`` float32 or int64, how many of the lanes' targets each item is.
-        n_samples: ``[C]`` likewise, how many of the additional negatives it is.
-    """
-
-    items: Tensor
-    target: Tensor
-    n_targets: Tensor
-    n_samples: Tensor
-
-    @property
-    def n_all(self) -> Tensor:
-        """``[C]``, how often each item is there."""
-        return self.n_targets + self.n_samples
-
-
-class MiniBatch(NamedTuple):
-    """All that one training step needs to know.
-
-    Attributes:
-        input_rows: ``[R]`` int64, the rows of the input table that the lanes' inputs take.
-        input_place: ``[T, b]`` int64, which of them each lane's last T inputs are, the current one last.
-        scored_rows: ``[S]`` int64, the targets and negatives: the rows of the output bias. Where inputs are looked up
-            in the output table, ``input_rows`` end with them.
-        columns: the columns of the scores: ``scored_rows``, or all ``input_rows`` where these are of the output table;
-            an item that is an input alone is scored, too, because with T = 1 that costs less than to leave it out, and
-            counted 0.
-        starts: ``[T, b]``, true or 1 for inputs that begin a session.
-        lanes: which of all lanes these are, see :class:`dataset.Step`.
-        input_stand_in: ``[R]`` int64, which of ``input_rows`` stands for each of them; None where rows are distinct.
-        scored_stand_in: ``[S]`` int64, the same of ``scored_rows``.
-        packed: ``[P]`` int64, what all tensors of repeated rows are views of; None where rows are distinct.
-    """
-
-    input_rows: Tensor
-    input_place: Tensor
-    scored_rows: Tensor
-    columns: Columns
-    starts: Tensor
-    lanes: Tensor | slice
-    input_stand_in: Tensor | None = None
-    scored_stand_in: Tensor | None = None
-    packed: Tensor | None = None
-
-    def moved_to(self, packed: Tensor) -> "MiniBatch":
-        """The mini-batch that ``packed`` holds, which is laid out as this one's."""
-        shape, n_scored = self.starts.shape, len(self.scored_rows)
-        shared = len(self.input_rows) == shape.numel() + n_scored
-        return unpack(packed, shape, n_scored, shared, self.lanes)
+from dataset import Block, Columns, MiniBatch, NegativeSampler, SessionParallelBatches
 
 
 def unpack(packed: Tensor, shape: tuple[int, int], n_scored: int, shared: bool, lanes: Tensor | slice) -> MiniBatch:
@@ -96,6 +39,44 @@ def unpack(packed: Tensor, shape: tuple[int, int], n_scored: int, shared: bool, 
     input_place, starts = input_stand_in[:n_inputs].view(shape), starts.view(shape)
     stand_ins = input_stand_in, scored_stand_in
     return MiniBatch(input_rows, input_place, scored_rows, columns, starts, lanes, *stand_ins, packed)
+
+
+def moved_to(packed: Tensor, batch: MiniBatch) -> MiniBatch:
+    """The mini-batch that ``packed`` holds, which is laid out as another one is."""
+    shape, n_scored = batch.starts.shape, len(batch.scored_rows)
+    shared = len(batch.input_rows) == shape.numel() + n_scored
+    return unpack(packed, shape, n_scored, shared, batch.lanes)
+
+
+class MiniBatches:
+    """All mini-batches of every epoch, laid out a block ahead: what :func:`training.train_epoch` is fed.
+
+    Args:
+        batches: the clicks; they say how many lanes there are, and how many clicks of a lane a step is told.
+        sampler: the additional negatives.
+        n_items: number of items.
+        shared: inputs are looked up in the output table.
+        device: where the mini-batches are wanted.
+    """
+
+    def __init__(
+        self,
+        batches: SessionParallelBatches,
+        sampler: NegativeSampler,
+        n_items: int,
+        shared: bool,
+        device: torch.device,
+    ):
+        self.batches, self.sampler, self.device = batches, sampler, device
+        self.n_lanes, self.bptt = batches.n_lanes, batches.bptt
+        self.maker = MiniBatchMaker(n_items, shared, device, repeated=device.type == "cuda")
+
+    def blocks(self, epoch: int, from_step: int = 0) -> Iterator[tuple[Block, Iterator[MiniBatch]]]:
+        """The blocks of an epoch from the one that holds ``from_step``, each with its mini-batches from there on."""
+        for block in self.batches.blocks(from_step):
+            negatives = self.sampler.draw(len(block), epoch, block.first_step)
+            mini_batches = self.maker.mini_batches(block.to(self.device), negatives)
+            yield block, islice(mini_batches, max(from_step - block.first_step, 0), None)
 
 
 class MiniBatchMaker:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from errors import UserError, did_you_mean
+from terminal.errors import UserError, did_you_mean
 
 
 class FlagParser(argparse.ArgumentParser):

@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 
-from atomicfile import atomic_write, make_folder, write_csv
-from errors import UserError, warn
 from evaluation import Metrics
-from parameters import shown
-from plot import learning_curves, try_to_write_picture
+from runs.parameters import shown
+from terminal.atomicfile import atomic_write, make_folder, write_csv
+from terminal.errors import UserError, warn
 
 FORMAT_VERSION = 1
 PARTIAL = "partial.pt"
@@ -77,10 +76,6 @@ class RunFolder:
         """Write ``metrics.csv``: a row per epoch, columns as in the first row; nothing without a row."""
         if history:
             write_csv(self.path / "metrics.csv", history)
-
-    def draw_metrics(self, history: list[dict[str, Any]]) -> bool:
-        """Draw ``metrics.png``, the learning curves so far; says so if that cannot be, and returns whether it was."""
-        return try_to_write_picture(lambda: learning_curves({self.path.name: history}), self.path / "metrics.png")
 
     @contextmanager
     def tensorboard_events(self, history: list[dict[str, Any]]) -> Iterator[Callable[[dict[str, Any]], None]]:
@@ -206,7 +201,7 @@ def _seal(archive: bytes | memoryview) -> bytes:
 
 
 def is_mean(checkpoint: dict[str, Any]) -> bool:
-    """Whether a checkpoint is the mean of several epochs, see :mod:`average`: it has no optimizer's state then."""
+    """Whether a checkpoint is a mean of epochs, see :mod:`runs.averaging`: it has no optimizer's state then."""
     return not checkpoint["optimizer"]
 
 

@@ -4,28 +4,30 @@ Runs the very commands that a user types, shows them, and sets the result beside
 items gives on the same file.
 """
 
-from errors import UserError, run_script
+from terminal.errors import UserError, run_script
 
 # isort: split
+import os
 import subprocess
 import sys
 from pathlib import Path
 
-from baselines import Popularity
-from dataset import ItemIndex, encode_sessions, read_session_clicks
-from flags import FlagParser
+from baselines.published import Popularity
+from clicks.itemindex import ItemIndex
+from dataset import encode_sessions, read_session_clicks
 from preprocessing import TEST, TRAIN_FULL
+from terminal.flags import FlagParser
 
 FOLDER = Path("data/demo")
 SETTING = (
     "--loss_type CrossEntropy --constrained_embedding --hidden_size 100 --batch_size 32 --dropout_hidden 0.2 --lr 0.1 "
     "--momentum 0.2 --n_sample 512 --sample_alpha 0.5 --logq 1 --n_epochs 4"
 )
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 
 
-def run(script: str, *flags: object, capture: bool = False) -> str:
-    """Show and run a script.
+def run(what: str, *flags: object, capture: bool = False) -> str:
+    """Show and run a script, or a module by ``-m NAME``.
 
     Returns:
         With ``capture``, what it printed; otherwise that goes to the screen as it comes.
@@ -33,18 +35,24 @@ def run(script: str, *flags: object, capture: bool = False) -> str:
     Raises:
         UserError: the script failed; it has said why.
     """
-    print(f"\n$ python {script} {' '.join(map(str, flags))}", flush=True)
-    command = [sys.executable, str(HERE / script), *map(str, flags)]
-    process = subprocess.run(command, stdout=subprocess.PIPE if capture else None, text=True)
+    print(f"\n$ python {what} {' '.join(map(str, flags))}", flush=True)
+    command = what.split() if what.startswith("-m ") else [str(ROOT / what)]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    process = subprocess.run(
+        [sys.executable, *command, *map(str, flags)],
+        stdout=subprocess.PIPE if capture else None,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+    )
     if process.returncode != 0:
-        raise UserError(f"the demo stopped at {script}, which ended with exit code {process.returncode}")
+        raise UserError(f"the demo stopped at {what}, which ended with exit code {process.returncode}")
     return process.stdout or ""
 
 
 def main() -> None:
     FlagParser(description=__doc__).parse_args()
     clicks, runs = FOLDER / "clicks.dat", FOLDER / "checkpoint"
-    run("synthetic.py", "--output", clicks)
+    run("-m tools.synthetic", "--output", clicks)
     run("preprocessing.py", "--clicks", clicks, "--data_folder", FOLDER)
     data = ("--data_folder", FOLDER, "--train_data", TRAIN_FULL, "--valid_data", TEST)
     run("main.py", *data, *SETTING.split(), "--checkpoint_dir", runs)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from dataset import ItemIndex
-from device import choose_device
-from errors import UserError
+from clicks.itemindex import ItemIndex
+from faster.device import choose_device
 from model import GRU4Rec
-from parameters import checked_parameters, evaluation_parameters
+from runs.parameters import checked_parameters, evaluation_parameters
+from terminal.errors import UserError
 
 
 def make_model(parameters: Namespace, n_items: int) -> GRU4Rec:

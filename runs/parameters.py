@@ -10,15 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from compilation import MODES as COMPILATION_MODES
-from errors import UserError, warn
 from evaluation import TIE_BREAKING
-from flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser, Kind, number, whole_number
+from faster.compilation import MODES as COMPILATION_MODES
 from lossfunction import LOSSES
 from model import final_activation
 from optimizer import OPTIMIZERS
 from preprocessing import DATA_FOLDER, TRAIN_ONLY, VALID
-from presets import PRESETS
+from runs.presets import PRESETS
+from terminal.errors import UserError, warn
+from terminal.flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser, Kind, number, whole_number
 
 RESET_GATES = ("auto", "before", "after")
 WITH_MOMENTUM = ("Adagrad", "RMSProp", "SGD")

@@ -8,7 +8,7 @@ from contextlib import suppress
 import torch
 from torch import Tensor
 
-from errors import UserError, warn
+from terminal.errors import UserError, warn
 
 
 def choose_device(name: str | None) -> torch.device:

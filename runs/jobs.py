@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from errors import UserError
-from interruption import StopRequest
+from runs.interruption import StopRequest
+from terminal.errors import UserError
 from training import EpochProgress
 
 

@@ -1,16 +1,16 @@
 """How fast, on data of YooChoose's size that this script makes itself.
 
-    python benchmark.py all                      # everything below
-    python benchmark.py training                 # steps per second of published settings, plain and faster
-    python benchmark.py evaluation               # against the naive argsort of a score matrix
-    python benchmark.py recommending             # sessions per second, from file to file
-    python benchmark.py preprocessing loading    # whole processes on 33 million raw clicks: seconds and peak memory
-    python benchmark.py epoch                    # main.py on them, for an epoch of authors-best
+    python -m tools.benchmark all                      # everything below
+    python -m tools.benchmark training                 # steps per second of published settings, plain and faster
+    python -m tools.benchmark evaluation               # against the naive argsort of a score matrix
+    python -m tools.benchmark recommending             # sessions per second, from file to file
+    python -m tools.benchmark preprocessing loading    # whole processes on 33 million raw clicks
+    python -m tools.benchmark epoch                    # main.py on them, for an epoch of authors-best
 
 Medians of several runs, the first of them not counted. Files are made once and kept in ``--folder``.
 """
 
-from errors import UserError, run_script
+from terminal.errors import UserError, run_script
 
 # isort: split
 import argparse
@@ -31,26 +31,28 @@ import pyarrow.csv
 import torch
 from torch import Tensor
 
-from atomicfile import make_folder
-from dataset import Block, ItemIndex, SessionParallelBatches, Sessions
-from device import choose_device, keep_freed_memory
+from clicks.itemindex import ItemIndex
+from clicks.synthetic import FIRST_ITEM_ID, synthetic_clicks, write_raw_clicks
+from dataset import Block, MiniBatch, Sessions
 from evaluation import rank_next_clicks, ranks_of_targets
-from flags import COUNT, FlagParser
+from faster.device import choose_device, keep_freed_memory
 from model import GRU4Rec, score
-from parameters import PARAMETERS, training_parameters
-from parameters import parse_flags as parse_main_flags
 from preprocessing import TRAIN_FULL, VALID
-from presets import PRESETS
 from recommend import Recommender, write_recommendations
-from synthetic import FIRST_ITEM_ID, synthetic_clicks, write_raw_clicks
-from training import EpochProgress
-from trainingrun import TrainingData, TrainingRun
+from runs.parameters import PARAMETERS, training_parameters
+from runs.parameters import parse_flags as parse_main_flags
+from runs.presets import PRESETS
+from runs.trainingdata import TrainingData
+from runs.trainingrun import TrainingRun
+from terminal.atomicfile import make_folder
+from terminal.flags import COUNT, FlagParser
+from training import EpochProgress, Feed
 
 N_ITEMS = 37_483
 N_RAW_SESSIONS, N_DAYS = 8_400_000, 182  # some 33 million clicks from April to September
 TRAINING_PRESETS = ("authors-best", "authors-retailrocket", "iclr2016-top1-100")
 WHAT = ("training", "evaluation", "recommending", "preprocessing", "loading", "epoch")
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parent.parent
 KILOBYTE = 1 if sys.platform == "darwin" else 1024  # in which the system counts peak memory: bytes on macOS
 # Linux counts the memory of the process that starts a program as the program's, so a small process starts it.
 LAUNCHER = """
@@ -80,12 +82,12 @@ def medians(run: Callable[[], float], n_runs: int) -> float:
 class _FirstBlocks:
     """The first steps of an epoch, as something that :func:`training.train_epoch` takes."""
 
-    def __init__(self, batches: SessionParallelBatches, n_blocks: int):
-        self.batches, self.n_blocks = batches, n_blocks
-        self.n_lanes, self.bptt = batches.n_lanes, batches.bptt
+    def __init__(self, feed: Feed, n_blocks: int):
+        self.feed, self.n_blocks = feed, n_blocks
+        self.n_lanes, self.bptt = feed.n_lanes, feed.bptt
 
-    def blocks(self, from_step: int = 0) -> Iterator[Block]:
-        return itertools.islice(self.batches.blocks(from_step), self.n_blocks)
+    def blocks(self, epoch: int, from_step: int) -> Iterator[tuple[Block, Iterator[MiniBatch]]]:
+        return itertools.islice(self.feed.blocks(epoch, from_step), self.n_blocks)
 
 
 def benchmark_training(device: torch.device, n_runs: int) -> None:
@@ -110,7 +112,7 @@ def steps_per_second(
     data = TrainingData(ItemIndex(np.arange(N_ITEMS)), sessions, torch.from_numpy(sessions.support(N_ITEMS)), sessions)
     training = TrainingRun(p, data=data)
     n_blocks = 10 if device.type == "cuda" else 2  # so many that the layout of the first one does not count
-    training.batches = _FirstBlocks(training.batches, n_blocks)
+    training.feed = _FirstBlocks(training.feed, n_blocks)
 
     def run() -> float:
         training.progress = EpochProgress(0)
@@ -193,7 +195,7 @@ def raw_clicks(folder: Path) -> Path:
 def benchmark_preprocessing(folder: Path) -> None:
     """preprocessing.py as a process, all four files written."""
     path = raw_clicks(folder)
-    seconds, gigabytes = measured(sys.executable, HERE / "preprocessing.py", "--clicks", path, "--data_folder", folder)
+    seconds, gigabytes = measured(sys.executable, ROOT / "preprocessing.py", "--clicks", path, "--data_folder", folder)
     size = path.stat().st_size / 1e9
     print(f"preprocessing: {size:.2f} GB of raw clicks in {seconds:.1f} s, peak {gigabytes:.2f} GB", flush=True)
 
@@ -208,10 +210,10 @@ def benchmark_loading(folder: Path) -> None:
     """From the start of a process until the first training step, on the full training file."""
     prepare(folder)
     program = (
-        f"import sys; sys.path.insert(0, {str(HERE)!r})\n"
-        "from parameters import parse_flags, training_parameters\nfrom trainingrun import TrainingRun\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from runs.parameters import parse_flags, training_parameters\nfrom runs.trainingrun import TrainingRun\n"
         f"flags = ['--data_folder', {str(folder)!r}, '--train_data', {TRAIN_FULL!r}, '--valid_data', {VALID!r}]\n"
-        "run = TrainingRun(training_parameters(parse_flags(flags)))\nnext(iter(run.batches))\n"
+        "run = TrainingRun(training_parameters(parse_flags(flags)))\nnext(run.feed.blocks(0))\n"
     )
     seconds, gigabytes = measured(sys.executable, "-c", program)
     print(f"loading until the first step: {seconds:.1f} s, peak {gigabytes:.2f} GB", flush=True)
@@ -224,7 +226,7 @@ def benchmark_epoch(folder: Path, device: torch.device) -> None:
     with tempfile.TemporaryDirectory() as checkpoint_dir:
         files = "--data_folder", folder, "--train_data", TRAIN_FULL, "--valid_data", VALID
         setting = "--preset", "authors-best", "--n_epochs", 1, "--device", device, "--checkpoint_dir", checkpoint_dir
-        seconds, gigabytes = measured(sys.executable, HERE / "main.py", *files, *setting)
+        seconds, gigabytes = measured(sys.executable, ROOT / "main.py", *files, *setting)
     print(f"epoch: {seconds:.0f} s, peak {gigabytes:.2f} GB", flush=True)
 
 

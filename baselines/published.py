@@ -1,14 +1,7 @@
-"""The baselines of paper [1], fitted on the same sessions and ranked by the same evaluator as the model.
-
-Every baseline gives each item a score after every click. Where it has nothing to say of two items (no co-occurrence, no
-transition, not in the session), the more popular one ranks higher: otherwise most items would tie, and the rank of the
-next click would be whatever ``--tie_breaking`` makes of that.
+"""The baselines of paper [1]: POP, S-POP, Item-KNN, BPR-MF; and a Markov chain.
 
 Papers: [1] Hidasi et al., ICLR 2016, "Experiments"; Rendle et al., BPR, UAI 2009 (for BPR-MF).
 """
-
-from abc import ABC, abstractmethod
-from collections.abc import Iterable
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,45 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from baselines.baseline import Baseline, NextFromCurrent, PerLane
 from dataset import Sessions, Step
-from evaluation import BATCH_SIZE, Metrics, metrics_of_ranks, rank_next_clicks
 
 ITEM_CHUNK = 2048  # items whose co-occurrences are counted at a time
-
-
-class Baseline(ABC):
-    """A recommender that is fitted in one go.
-
-    Args:
-        sessions: the training sessions.
-        n_items: number of items; every one was clicked.
-    """
-
-    def __init__(self, sessions: Sessions, n_items: int):
-        support = torch.from_numpy(sessions.support(n_items))
-        self.popularity = support / (support.max() + 1)  # [n_items], from 0 to below 1
-
-    @abstractmethod
-    def scores(self, step: Step) -> Tensor:
-        """Take the current click of every live lane and score all items: ``[b, n_items]``, the higher the better."""
-
-    def evaluate(self, sessions: Sessions, ks: Iterable[int] = (20,), tie_breaking: str = "standard") -> Metrics:
-        """Recall@K and MRR@K on sessions, see :mod:`evaluation`."""
-        return metrics_of_ranks(rank_next_clicks(self.scores, sessions, tie_breaking, torch.device("cpu")), ks)
-
-
-class _PerLane:
-    """A row of numbers for every lane, zero when a session begins."""
-
-    def __init__(self, n_columns: int):
-        self.rows = torch.zeros(BATCH_SIZE, n_columns)
-
-    def add(self, step: Step, columns: Tensor | slice, amount: Tensor | float) -> Tensor:
-        """Add to some columns of the step's lanes, and return their rows ``[b, n_columns]``."""
-        lanes = torch.arange(len(step.inputs)) if isinstance(step.lanes, slice) else step.lanes
-        self.rows[lanes[step.starts]] = 0
-        self.rows[lanes, columns] += amount
-        return self.rows[lanes]
 
 
 class Popularity(Baseline):
@@ -69,49 +27,13 @@ class SessionPopularity(Baseline):
 
     def __init__(self, sessions: Sessions, n_items: int):
         super().__init__(sessions, n_items)
-        self.counts = _PerLane(n_items)
+        self.counts = PerLane(n_items)
 
     def scores(self, step: Step) -> Tensor:
         return self.counts.add(step, step.inputs, 1) + self.popularity
 
 
-class _NextFromCurrent(Baseline):
-    """A baseline that scores by the current item alone: a sparse matrix [n_items, n_items] of positive scores.
-
-    Only their order matters. It is kept as whole numbers: 1, 2, … along a row, from the lowest score up, the popularity
-    deciding between equal ones; an item that is not in the row has its popularity, which is below 1.
-    """
-
-    def __init__(self, sessions: Sessions, n_items: int):
-        super().__init__(sessions, n_items)
-        matrix = self.fit(sessions, n_items).tocoo()
-        popularity = self.popularity.numpy()[matrix.col]
-        order = np.lexsort((popularity, matrix.data, matrix.row))
-        row, score, popularity = matrix.row[order], matrix.data[order], popularity[order]
-        starts = np.searchsorted(row, np.arange(n_items + 1))
-        higher = np.ones(len(row), dtype=np.int64)
-        higher[1:] = (row[1:] != row[:-1]) | (score[1:] != score[:-1]) | (popularity[1:] != popularity[:-1])
-        position = np.cumsum(higher)
-        self.starts = torch.from_numpy(starts)
-        self.columns = torch.from_numpy(matrix.col[order].astype(np.int64))
-        self.values = torch.from_numpy((position - (position - higher)[starts[row]]).astype(np.float32))
-
-    @abstractmethod
-    def fit(self, sessions: Sessions, n_items: int) -> sp.spmatrix:
-        """The matrix; row i holds the scores after a click on i, absent ones are zero."""
-
-    def scores(self, step: Step) -> Tensor:
-        inputs = step.inputs
-        scores = self.popularity.repeat(len(inputs), 1)
-        n_stored = self.starts[inputs + 1] - self.starts[inputs]
-        row = torch.repeat_interleave(torch.arange(len(inputs)), n_stored)
-        first = torch.cumsum(n_stored, 0) - n_stored
-        place = torch.arange(len(row)) - first[row] + self.starts[inputs][row]
-        scores[row, self.columns[place]] = self.values[place]
-        return scores
-
-
-class ItemKNN(_NextFromCurrent):
+class ItemKNN(NextFromCurrent):
     r"""Item-KNN ([1], "Baselines"): the items most similar to the current one.
 
     The similarity of items i and j is the cosine of their sessions, regularized against coincidences between rare
@@ -151,7 +73,7 @@ class ItemKNN(_NextFromCurrent):
         return sp.csr_matrix((similarity[kept], (row[kept], column[kept])), shape=co_occurrences.shape)
 
 
-class MarkovChain(_NextFromCurrent):
+class MarkovChain(NextFromCurrent):
     """A first-order Markov chain: the items that most often came right after the current one."""
 
     def fit(self, sessions: Sessions, n_items: int) -> sp.spmatrix:
@@ -176,7 +98,7 @@ class BPRMF(Baseline):
     def __init__(self, sessions: Sessions, n_items: int, seed: int = 22):
         super().__init__(sessions, n_items)
         self.factors = self._fit(sessions, n_items, torch.Generator().manual_seed(seed))
-        self.sums = _PerLane(self.n_factors + 1)  # of the factors of a session's items, and how many they are
+        self.sums = PerLane(self.n_factors + 1)  # of the factors of a session's items, and how many they are
 
     def _fit(self, sessions: Sessions, n_items: int, generator: torch.Generator) -> Tensor:
         items = torch.from_numpy(sessions.items.astype(np.int64))
@@ -200,12 +122,3 @@ class BPRMF(Baseline):
             (self.n_factors, 1), dim=1
         )
         return (sums / counts) @ self.factors.T
-
-
-BASELINES = {
-    "POP": Popularity,
-    "S-POP": SessionPopularity,
-    "Item-KNN": ItemKNN,
-    "BPR-MF": BPRMF,
-    "Markov chain": MarkovChain,
-}

@@ -1,25 +1,17 @@
 """Pictures of figures: the learning curves of runs, and the bars of a table. They need matplotlib.
 
-    python plot.py checkpoint/07240927 checkpoint/07241130 --output curves.png
-
 Every run draws its own, ``metrics.png``, where matplotlib is installed. It is imported when a picture is drawn, and
 without its global state (pyplot): a process that draws nothing pays nothing, and no display is needed.
 """
 
-from errors import UserError, run_script, warn
-
-# isort: split
-import argparse
-import csv
 import io
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atomicfile import atomic_write
-from flags import FlagParser
-from parameters import NO_MATTER
+from terminal.atomicfile import atomic_write
+from terminal.errors import UserError, warn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,70 +113,3 @@ def try_to_write_picture(draw: Callable[[], "Figure"], path: Path) -> bool:
         warn(f"no {path.name}: matplotlib failed: {error}")
         return False
     return True
-
-
-def read_history(folder: Path) -> History:
-    """The rows of a run folder's ``metrics.csv``.
-
-    Raises:
-        UserError: there is none, or it is no table of a run.
-    """
-    path = folder / "metrics.csv"
-    try:
-        with open(path, newline="") as file:
-            history = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        inside = sorted(folder.glob("*/metrics.csv"))
-        hint = f"name a run folder in it, such as {inside[-1].parent}" if inside else "a run writes it after an epoch"
-        raise UserError(f"cannot read {path}: {hint}") from error
-    try:
-        for row in history:
-            int(row["epoch"])
-            [float(row[name]) for name in row if name.partition("@")[0] in CURVES]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a table of a run") from error
-    if not history:
-        raise UserError(f"{path} has no epoch yet")
-    return history
-
-
-def what_differs(folders: list[Path]) -> list[str]:
-    """A name for each run folder: its own, with the parameters that are not the same in all of them."""
-    parameters = []
-    for folder in folders:
-        try:
-            lines = (folder / "parameter.txt").read_text().splitlines()
-        except (OSError, UnicodeDecodeError):
-            lines = []
-        parameters.append(dict(line.partition("=")[::2] for line in lines))
-    left_out = set(NO_MATTER) - {"preset"}
-    names = [name for name in parameters[0] if name not in left_out and len({p.get(name) for p in parameters}) > 1]
-    tails = [folder.name for folder in folders]
-    shown = map(str, folders) if len(set(tails)) < len(tails) else tails
-    return [
-        " ".join([own, *(f"{name}={values[name]}" for name in names if name in values)])
-        for own, values in zip(shown, parameters, strict=True)
-    ]
-
-
-def parse_flags() -> argparse.Namespace:
-    parser = FlagParser(description="Lay the learning curves of runs over each other.")
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, such as checkpoint/07240927")
-    parser.add_argument("--output", type=Path, default=Path("curves.png"), help="picture to write (%(default)s)")
-    return parser.parse_args()
-
-
-def main() -> None:
-    flags = parse_flags()
-    folders = list(dict.fromkeys(flags.runs))
-    histories = [read_history(folder) for folder in folders]
-    runs = dict(zip(what_differs(folders), histories, strict=True))
-    try:
-        write_picture(lambda: learning_curves(runs), flags.output)
-    except ModuleNotFoundError as error:
-        raise UserError(f"no {flags.output}: {NOT_INSTALLED}") from error
-    print(f"{flags.output}: {len(runs)} runs")
-
-
-if __name__ == "__main__":
-    run_script(main)

@@ -1,25 +1,19 @@
 """The mean of the weights of several epochs of a run, as a checkpoint of its own.
 
-    python average.py checkpoint/07240927/model_0000[5-9].pt --output mean.pt
-    python main.py --is_eval --load_model mean.pt
-
 Late in training, weights wander around a good place more than they go to a better one, and the middle of where they
 were is often a better model than any of them (Izmailov et al., Averaging Weights Leads to Wider Optima and Better
 Generalization, UAI 2018). The mean is evaluated and recommends like every checkpoint, but training cannot go on from
 it. The figures of its history are those of single epochs.
 """
 
-from errors import UserError, run_script
-
-# isort: split
 import argparse
 from pathlib import Path
 from typing import Any
 
-from flags import FlagParser
-from parameters import FREE_ON_RESUME
-from restoring import restored, saved_parameters
-from runfolder import EXAMPLE, is_mean, read_checkpoint, write_checkpoint
+from runs.parameters import FREE_ON_RESUME
+from runs.restoring import restored, saved_parameters
+from runs.runfolder import EXAMPLE, is_mean, read_checkpoint
+from terminal.errors import UserError
 
 
 def average(paths: list[Path]) -> dict[str, Any]:
@@ -67,23 +61,3 @@ def _what_a_run_keeps(checkpoint: dict[str, Any]) -> tuple[dict[str, Any], list[
     parameters = {name: value for name, value in checkpoint["parameters"].items() if name not in FREE_ON_RESUME}
     items = checkpoint["item_ids"]
     return parameters, items if isinstance(items, list) else items.tolist(), checkpoint["support"].tolist()
-
-
-def parse_flags() -> argparse.Namespace:
-    parser = FlagParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("checkpoints", nargs="+", type=Path, metavar="FILE", help="checkpoints of main.py")
-    parser.add_argument("--output", type=Path, required=True, help="the checkpoint to write")
-    return parser.parse_args()
-
-
-def main() -> None:
-    flags = parse_flags()
-    if flags.output.exists():
-        raise UserError(f"--output {flags.output} is there already: name another file")
-    checkpoint = average(flags.checkpoints)
-    write_checkpoint(flags.output, checkpoint)
-    print(f"{flags.output}: the mean of {len(flags.checkpoints)} epochs up to epoch {checkpoint['epoch']}")
-
-
-if __name__ == "__main__":
-    run_script(main)

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from errors import UserError
+from terminal.errors import UserError
 
 
 @contextmanager

@@ -3,13 +3,8 @@
 * Items lead to items: every item has a few successors, and most clicks go from an item to one of them.
 * Popularity is a power law that drifts: an item has its best day and fades around it.
 * Sessions are as long as YooChoose's after the paper's filters: 3.97 clicks on average, two at least, a long tail.
-
-``python synthetic.py --output data/demo/clicks.dat`` writes a file that ``preprocessing.py --clicks`` reads.
 """
 
-from errors import run_script
-
-# isort: split
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +12,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
-from atomicfile import atomic_write, make_folder
-from clickfile import DAY, RAW_COLUMNS, Clicks
-from flags import SEED, FlagParser, whole_number
+from clicks.clickfile import DAY, RAW_COLUMNS, Clicks
+from terminal.atomicfile import atomic_write
 
 FIRST_DAY = 1_396_310_400_000  # 2014-04-01, where YooChoose begins, in milliseconds
 FIRST_ITEM_ID = 214_500_000
@@ -87,7 +81,7 @@ def _session_lengths(rng: np.random.Generator, n_sessions: int) -> np.ndarray:
 
 
 def write_raw_clicks(path: Path, clicks: Clicks) -> None:
-    """Write clicks in the raw format of :mod:`clickfile`, whole or not at all.
+    """Write clicks in the raw format of :mod:`clicks.clickfile`, whole or not at all.
 
     Raises:
         UserError: the file cannot be written.
@@ -98,21 +92,3 @@ def write_raw_clicks(path: Path, clicks: Clicks) -> None:
     table = pa.table(dict(zip(RAW_COLUMNS, (clicks.session, timestamp, clicks.item, category), strict=True)))
     with atomic_write(path) as file:
         pa.csv.write_csv(table, file, pa.csv.WriteOptions(include_header=False, quoting_style="none"))
-
-
-def main() -> None:
-    parser = FlagParser(description="Write synthetic clicks in YooChoose's raw format.")
-    parser.add_argument("--output", type=Path, default=Path("data/demo/clicks.dat"), help="file to write (%(default)s)")
-    parser.add_argument("--n_sessions", type=whole_number(1, 10**8), default=30_000, help="sessions (%(default)s)")
-    parser.add_argument("--n_items", type=whole_number(1, 10**6), default=2_000, help="items (%(default)s)")
-    parser.add_argument("--n_days", type=whole_number(1, 1000), default=10, help="days that they span (%(default)s)")
-    parser.add_argument("--seed", type=SEED, default=22, help="seed of the draws (%(default)s)")
-    flags = parser.parse_args()
-    clicks = synthetic_clicks(flags.n_sessions, flags.n_items, flags.n_days, flags.seed)
-    make_folder(flags.output.parent)
-    write_raw_clicks(flags.output, clicks)
-    print(f"{flags.output}: {len(clicks):,} clicks in {flags.n_sessions:,} sessions on {flags.n_items:,} items")
-
-
-if __name__ == "__main__":
-    run_script(main)

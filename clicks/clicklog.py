@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clickfile import Clicks, concatenated
-from delimited import (
+from clicks.clickfile import Clicks, concatenated
+from clicks.delimited import (
     MILLISECONDS,
     SECONDS,
     TEXT_OR_NOTHING,
@@ -29,7 +29,7 @@ from delimited import (
     read_columns,
     text_of,
 )
-from errors import UserError, did_you_mean, listed, warn
+from terminal.errors import UserError, did_you_mean, listed, warn
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MILLISECOND = timedelta(milliseconds=1)

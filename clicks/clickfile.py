@@ -21,8 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from atomicfile import atomic_write
-from delimited import (
+from clicks.delimited import (
     INTEGER,
     PLAIN_TEXT,
     SECONDS,
@@ -36,7 +35,8 @@ from delimited import (
     stream_columns,
     to_numpy,
 )
-from errors import UserError
+from terminal.atomicfile import atomic_write
+from terminal.errors import UserError
 
 RAW_COLUMNS = ("session", "timestamp", "item", "category")
 PREPARED_COLUMNS = ("SessionID", "ItemID", "Time")

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
-from errors import UserError, warn
+from terminal.errors import UserError, warn
 
 LONGEST_LINE = 10_000  # characters; Arrow has a limit, too
 MOST_SECONDS = 1e12  # past the year 30000

@@ -1,0 +1,1 @@
+"""How clicks are read, cut into sessions, and written."""

@@ -1,0 +1,85 @@
+"""The item index: which row of the model's tables belongs to which item id."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from clicks.clickfile import Clicks
+from clicks.delimited import is_integer
+
+
+class ItemIndex:
+    """Item ids and their positions, the item indices: rows of the model's tables.
+
+    Ids are integers or text. The two meet by their text: 12 and "12" are one id, "012" is another.
+
+    Args:
+        ids: ``[n_items]`` integers or str, no id twice; ``ids[index]`` is the id of an item index.
+
+    Attributes:
+        ids: int64, or str as objects.
+        is_text: which of the two.
+    """
+
+    def __init__(self, ids: np.ndarray):
+        ids = np.asarray(ids)
+        self.is_text = not np.issubdtype(ids.dtype, np.integer)
+        self.ids = ids.astype(object if self.is_text else np.int64, copy=False)
+        self._lookup = pd.Index(self.ids, dtype=self.ids.dtype)
+
+    @classmethod
+    def of(cls, clicks: Clicks) -> "ItemIndex":
+        """The items of a training set, in the order in which they first appear."""
+        items = pd.unique(clicks.item)
+        return cls(items if clicks.item_names is None else _as_objects(clicks.item_names)[items])
+
+    @classmethod
+    def from_state(cls, state: Tensor | list[str]) -> "ItemIndex":
+        """The index that gave a :meth:`state`.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        if isinstance(state, list):
+            is_whole = all(isinstance(item, str) for item in state) and len(set(state)) == len(state) > 0
+        else:
+            is_whole = state.dtype == torch.int64 and state.dim() == 1 and len(state.unique()) == len(state) > 0
+        if not is_whole:
+            raise ValueError("its items are no list of ids")
+        return cls(np.array(state, dtype=object) if isinstance(state, list) else state.numpy())
+
+    def state(self) -> Tensor | list[str]:
+        """The ids as a checkpoint holds them: an int64 tensor, or a list of str."""
+        return self.ids.tolist() if self.is_text else torch.from_numpy(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def encode(self, ids: np.ndarray | Sequence[int | str]) -> np.ndarray:
+        """Item indices of item ids, int32; -1 for an id that is not in the index."""
+        ids = np.asarray(ids)
+        if np.issubdtype(ids.dtype, np.integer) and not self.is_text:
+            return self._lookup.get_indexer(ids).astype(np.int32)
+        code, distinct = pd.factorize(ids.astype(object), use_na_sentinel=False)
+        texts = list(map(str, distinct))
+        if self.is_text:
+            index = self._lookup.get_indexer(np.array(texts, dtype=object))
+        else:
+            index = np.full(len(texts), -1)
+            same = [place for place, text in enumerate(texts) if is_integer(text) and str(int(text)) == text]
+            index[same] = self._lookup.get_indexer(np.array([int(texts[place]) for place in same], dtype=np.int64))
+        return index[code].astype(np.int32)
+
+    def encode_clicks(self, clicks: Clicks) -> np.ndarray:
+        """Item indices of clicks, int32; -1 where the item is not in the index."""
+        if clicks.item_names is None:
+            return self.encode(clicks.item)
+        return self.encode(_as_objects(clicks.item_names))[clicks.item]
+
+
+def _as_objects(names: pa.LargeStringArray) -> np.ndarray:
+    return names.to_numpy(zero_copy_only=False)

@@ -1,0 +1,1 @@
+"""What surrounds training: parameters, presets, data, folders, resuming, signals, search spaces, pictures."""

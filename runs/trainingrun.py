@@ -1,0 +1,168 @@
+"""A training run: put together from parameters, trained an epoch at a time, and taken up again from a checkpoint."""
+
+from argparse import Namespace
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dataset import NegativeSampler, SessionParallelBatches
+from evaluation import Metrics, evaluate
+from faster.compilation import choose_step
+from faster.device import choose_device, keep_freed_memory, random_state, set_random_state, use_deterministic_algorithms
+from faster.minibatch import MiniBatches
+from lossfunction import make_loss_function
+from model import GRU4Rec
+from optimizer import Optimizer, make_rule
+from runs.restoring import make_model, misfit, restored
+from runs.runfolder import metrics_columns
+from runs.trainingdata import TrainingData, data_file, refuse_large_cutoffs
+from terminal.errors import UserError
+from training import EpochProgress, Keeper, train_epoch
+
+
+class TrainingRun:
+    """Everything that a training run holds. Making one readies the process, too: device, seed, allocator.
+
+    Args:
+        parameters: all of them, see :mod:`runs.parameters`.
+        checkpoint: what :func:`runs.runfolder.read_checkpoint` gave, to go on from there; None starts anew.
+        data: what the parameters' files hold, where that has been read before.
+
+    Raises:
+        UserError: parameters, data and checkpoint do not fit together.
+    """
+
+    def __init__(
+        self, parameters: Namespace, checkpoint: dict[str, Any] | None = None, data: TrainingData | None = None
+    ):
+        self.parameters = p = parameters
+        self.device = choose_device(p.device)
+        p.device = str(self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        use_deterministic_algorithms(p.deterministic, self.device)
+        data = data or TrainingData.read(p.data_folder, p.train_data, p.valid_data, p.time_sort)
+        self.index, self.sessions, self.support = data.index, data.sessions, data.support
+        self.valid_sessions = data.valid_sessions
+        self._refuse_impossible_sizes()
+
+        torch.manual_seed(p.seed)
+        self.model = self._restored_model(checkpoint) if checkpoint else make_model(p, len(self.index))
+        self.model.to(self.device)
+        self.optimizer = Optimizer(
+            self.model.network_parameters(),
+            self.model.item_tables(),
+            make_rule(p.optimizer_type, p.lr, p.momentum, p.eps),
+            p.weight_decay,
+        )
+        self.loss_function = make_loss_function(
+            p.loss_type, p.bpreg, p.logq, p.sample_alpha, self.support.to(self.device)
+        )
+        self.feed = MiniBatches(
+            SessionParallelBatches(self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2, bptt=p.bptt),
+            NegativeSampler(self.support.numpy(), p.sample_alpha, p.n_sample, p.seed, self.device),
+            len(self.index),
+            self.model.shared,
+            self.device,
+        )
+        n_steps = p.n_epochs * self.sessions.n_next_clicks // p.batch_size
+        n_scores = p.batch_size * (p.batch_size + p.n_sample)
+        self.step = choose_step(p.compile, self.device, n_steps, n_scores)
+        self.progress = EpochProgress(epoch=0)
+        self.history: list[dict[str, Any]] = []
+        if checkpoint:
+            self._go_on_from(checkpoint)
+
+    def describe(self) -> str:
+        """What is trained on what, in a line."""
+        p = self.parameters
+        return (
+            f"{p.train_data}: {len(self.sessions.items):,} clicks in {len(self.sessions):,} sessions on "
+            f"{len(self.index):,} items, {self.sessions.n_next_clicks:,} next clicks to train on; "
+            f"{p.valid_data}: {self.valid_sessions.n_next_clicks:,} to evaluate; device: {self.device}"
+        )
+
+    def train_epoch(self, keeper: Keeper | None = None, bar: tqdm | None = None) -> None:
+        """Train to the end of the epoch of ``progress``; nothing is saved but by the keeper.
+
+        Raises:
+            Diverged: a step's loss is NaN or infinite.
+        """
+        train_epoch(
+            self.model,
+            self.optimizer,
+            self.loss_function,
+            self.feed,
+            self.progress,
+            keeper,
+            bar,
+            self.step,
+        )
+
+    def evaluate(self) -> Metrics:
+        """Recall@K and MRR@K on the validation sessions.
+
+        Raises:
+            FloatingPointError: a weight is NaN or infinite.
+        """
+        return evaluate(self.model, self.valid_sessions, self.parameters.k_eval, self.parameters.tie_breaking)
+
+    def checkpoint(self, epoch: int, within_epoch: EpochProgress | None) -> dict[str, Any]:
+        """All of :data:`runs.runfolder.CONTENT` but the version."""
+        return {
+            "parameters": vars(self.parameters),
+            "item_ids": self.index.state(),
+            "support": self.support,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": epoch,
+            "within_epoch": asdict(within_epoch) if within_epoch else None,
+            "history": self.history,
+            "random_state": random_state(self.device),
+        }
+
+    def _refuse_impossible_sizes(self) -> None:
+        p = self.parameters
+        if p.batch_size > len(self.sessions):
+            raise UserError(
+                f"--batch_size {p.batch_size} is more than the {len(self.sessions):,} sessions of {p.train_data}"
+            )
+        refuse_large_cutoffs(p.k_eval, len(self.index))
+
+    def _restored_model(self, checkpoint: dict[str, Any]) -> GRU4Rec:
+        p = self.parameters
+        model, index = restored(checkpoint, p, p.load_model)
+        if not (np.array_equal(index.ids, self.index.ids) and torch.equal(checkpoint["support"], self.support)):
+            raise UserError(
+                f"{p.load_model} was trained on other clicks than those of {data_file(p.data_folder, p.train_data)}: "
+                "name its file with --data_folder and --train_data, or start anew in another --checkpoint_dir"
+            )
+        return model
+
+    def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
+        try:
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.history = checkpoint["history"]
+            if any(list(row) != metrics_columns(self.parameters.k_eval) for row in self.history):
+                raise ValueError("its history has other columns")
+            if checkpoint["within_epoch"] is None:
+                self.progress = EpochProgress(checkpoint["epoch"] + 1)
+            else:
+                self.progress = EpochProgress(**checkpoint["within_epoch"])
+                if self.progress.epoch != checkpoint["epoch"] or self.progress.step < 0:
+                    raise ValueError("it is nowhere within its epoch")
+                states = self.progress.hidden
+                if isinstance(states, Tensor):  # of a version before --bptt
+                    states = [states]
+                if len(states) != self.parameters.bptt:
+                    raise ValueError(f"it has {len(states)} hidden states for --bptt {self.parameters.bptt}")
+                self.progress.hidden = [
+                    self.model.initial_hidden(self.parameters.batch_size).copy_(state) for state in states
+                ]
+            set_random_state(checkpoint["random_state"], self.device)
+        except (ValueError, KeyError, AttributeError, TypeError, RuntimeError, OverflowError) as error:
+            raise misfit(self.parameters.load_model, error) from error

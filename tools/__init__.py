@@ -1,0 +1,1 @@
+"""Commands for trying and measuring the suite, run from its root with ``python -m tools.NAME``."""
