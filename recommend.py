@@ -14,7 +14,6 @@ text. From Python::
 from terminal.errors import UserError, listed, run_script, warn
 
 # isort: split
-import argparse
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -193,7 +192,7 @@ def parse_items(text: str, index: ItemIndex) -> list[int | str]:
         raise UserError(f"--items {text!r} is not a list of item ids, such as {example}") from error
 
 
-def parse_flags() -> argparse.Namespace:
+def make_parser() -> FlagParser:
     parser = FlagParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--load_model", type=Path, required=True, help="checkpoint of main.py")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -205,11 +204,11 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--k", type=COUNT, default=20, help="how many to recommend (%(default)s)")
     parser.add_argument("--exclude_seen", action="store_true", help="leave out items that the session has clicked")
     parser.add_argument("--device", help=PARAMETERS["device"].help)
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
-    flags = parse_flags()
+    flags = make_parser().parse_args()
     recommender = Recommender.load(flags.load_model, flags.device)
     if flags.k > len(recommender.index):
         raise UserError(f"--k {flags.k} is more than the {len(recommender.index):,} items of {flags.load_model}")

@@ -175,7 +175,7 @@ def bar_groups(results: list[Result]) -> dict[str, dict[str, list[float]]]:
     }
 
 
-def parse_flags() -> argparse.Namespace:
+def make_parser() -> FlagParser:
     parser = FlagParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--data_folder", type=Path, default=DATA_FOLDER, help="prepared files (%(default)s)")
     parser.add_argument("--train_data", default=TRAIN_FULL, help="file to train on (%(default)s)")
@@ -192,11 +192,11 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--seeds", type=COUNT, default=1, help="runs of every preset, with seeds 1, 2, … (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder for results (%(default)s)")
     parser.add_argument("--device", help=PARAMETERS["device"].help)
-    return parser.parse_args()
+    return parser
 
 
 def main() -> int:
-    flags = parse_flags()
+    flags = make_parser().parse_args()
     files = Files(flags.data_folder, flags.train_data, flags.test_data)
     print(files.protocol, flush=True)
     make_folder(flags.output)

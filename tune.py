@@ -356,7 +356,7 @@ def test_figures(job: tuple[str, int], stopper: Stopper, flags: Namespace) -> tu
     return metrics.recall[K], metrics.mrr[K]
 
 
-def read_flags(argv: list[str] | None = None) -> Namespace:
+def make_parser() -> FlagParser:
     parser = FlagParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_folder", type=Path, default=DATA_FOLDER, help="prepared files (%(default)s)")
     parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="what to choose from, see spaces/")
@@ -371,7 +371,11 @@ def read_flags(argv: list[str] | None = None) -> Namespace:
         "--confirm", type=COUNT_OR_ZERO, default=0, metavar="N", help="then train the best with N seeds"
     )
     parser.add_argument("--final", action="store_true", help="then measure the chosen setting on the test file")
-    flags = parser.parse_args(argv)
+    return parser
+
+
+def read_flags(argv: list[str] | None = None) -> Namespace:
+    flags = make_parser().parse_args(argv)
     flags.device = str(choose_device(flags.device))
     flags.space = read_space(flags.space)
     flags.base = line_of(({"preset": flags.preset} if flags.preset else {}) | flags.space.fixed)

@@ -236,12 +236,8 @@ FREE_ON_RESUME = (*NO_MATTER, "data_folder", "train_data")
 FREE_ON_EVALUATION = ("data_folder", "valid_data", "load_model", "is_eval", "device", "k_eval", "tie_breaking")
 
 
-def parse_flags(argv: list[str] | None = None) -> dict[str, Any]:
-    """The parameters that the command line names, and no others.
-
-    Raises:
-        UserError: a flag is unknown, or its value is out of range.
-    """
+def make_parser() -> FlagParser:
+    """The parser of ``main.py``: it gives the parameters that a command line names, and no others."""
     parser = FlagParser(
         usage="%(prog)s [--FLAG VALUE ...]",
         description="Train GRU4Rec, evaluate a checkpoint (--is_eval --load_model FILE), "
@@ -259,7 +255,16 @@ def parse_flags(argv: list[str] | None = None) -> dict[str, Any]:
             elif parameter.several:
                 options |= {"nargs": "+"}
             group.add_argument(f"--{parameter.name}", *parameter.aliases, **options)
-    flags = vars(parser.parse_args(argv))
+    return parser
+
+
+def parse_flags(argv: list[str] | None = None) -> dict[str, Any]:
+    """The parameters that the command line names, and no others.
+
+    Raises:
+        UserError: a flag is unknown, or its value is out of range.
+    """
+    flags = vars(make_parser().parse_args(argv))
     if "k_eval" in flags:
         flags["k_eval"] = sorted(set(flags["k_eval"]))
     return flags

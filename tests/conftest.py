@@ -1,6 +1,7 @@
 """What several tests share: click data, the shared YooChoose sample, and the scripts run as a user runs them."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,15 @@ def data_folder(tmp_path_factory) -> Path:
 def command_of(script: str) -> list[str]:
     """How Python is told to run a script, ``main.py``, or a tool, ``tools.demo``."""
     return ["-m", script] if script.startswith("tools.") else [str(ROOT / script)]
+
+
+def copy_code(folder: Path) -> None:
+    """Copy all that runs, but not the tests."""
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/*.py")]:
+        if path.parent.name != "tests":
+            copied = folder / path.relative_to(ROOT)
+            copied.parent.mkdir(exist_ok=True)
+            shutil.copy(path, copied)
 
 
 def feed_of(model: GRU4Rec, batches: SessionParallelBatches, sampler: NegativeSampler) -> MiniBatches:

@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, ROOT
+from conftest import ENVIRONMENT, ROOT, command_of, copy_code
 
 from preprocessing import TRAIN_ONLY, VALID
 from runs.interruption import Interrupted, StopRequest
@@ -29,10 +29,11 @@ def data(tmp_path_factory):
     """Prepared files of some 800 steps an epoch at batch size 8."""
     folder = tmp_path_factory.mktemp("data")
     for script, *flags in (
-        ("synthetic.py", "--output", "clicks.dat", "--n_sessions", "5000", "--n_items", "80", "--n_days", "5"),
+        ("tools.synthetic", "--output", "clicks.dat", "--n_sessions", "5000", "--n_items", "80", "--n_days", "5"),
         ("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "."),
     ):
-        subprocess.run([sys.executable, ROOT / script, *flags], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, *command_of(script), *flags]
+        subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
     return folder
 
 
@@ -234,12 +235,12 @@ def read_only(tree):
 def test_a_read_only_source_tree_will_do(data, tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, tree)
+    copy_code(tree)
     command = [*read_only(tree), sys.executable, tree / "main.py", "--data_folder", data, "--n_epochs", 1]
     command += ["--checkpoint_dir", tmp_path / "elsewhere", "--hidden_size", 4, "--device", "cpu"]
     touched = subprocess.run([*read_only(tree), "touch", tree / "x"], capture_output=True)
-    process = subprocess.run(list(map(str, command)), cwd=tree, env=ENVIRONMENT, capture_output=True, text=True)
+    environment = ENVIRONMENT | {"PYTHONPATH": str(ROOT / "tests" / "without_matplotlib")}
+    process = subprocess.run(list(map(str, command)), cwd=tree, env=environment, capture_output=True, text=True)
     tree.chmod(0o755)
     assert touched.returncode != 0
     assert process.returncode == 0, process.stderr
@@ -278,7 +279,7 @@ def test_handlers_are_put_back_and_the_first_signal_is_only_noted():
 
 def test_a_signal_some_time_after_the_first_ends_the_process_at_once():
     program = (
-        "import os, signal, time\nimport interruption\ninterruption.REPEAT_SECONDS = 0.5\n"
+        "import os, signal, time\nfrom runs import interruption\ninterruption.REPEAT_SECONDS = 0.5\n"
         "with interruption.StopRequest():\n    os.kill(os.getpid(), signal.SIGINT)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n    print('still here', flush=True)\n    time.sleep(0.6)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n    print('and here')\n"

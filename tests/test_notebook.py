@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
+from conftest import ROOT, copy_code
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -49,9 +49,7 @@ def kaggle(tmp_path, monkeypatch):
     """/kaggle with the code attached, read-only, in a folder of a folder; without the clicks."""
     code = tmp_path / "input" / "gru4rec" / "repository"
     code.mkdir(parents=True)
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/*.py")]:
-        (code / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
-        shutil.copy(path, code / path.relative_to(ROOT))
+    copy_code(code)
     for path in (*code.rglob("*"), code):
         path.chmod(path.stat().st_mode & 0o555)
     (tmp_path / "working").mkdir()

@@ -167,7 +167,7 @@ def test_mistakes_end_with_one_sentence(prepared, run_script, tmp_path, monkeypa
         ("main.py", "--load_model", model, "--n_epochs", 2, "--lr", 3): "--lr 3.0 differs",
         ("main.py", "--load_model", model, "--n_epochs", 2, "--data_folder", "other"): "other clicks",
         ("main.py", "--lr", 1e30, "--loss_type", "BPR-max", "--n_epochs", 1): "lower --lr",
-        ("benchmark.py", "loading", "--n_runs", 0): "--n_runs: '0' is not a whole number",
+        ("tools/benchmark.py", "loading", "--n_runs", 0): "--n_runs: '0' is not a whole number",
         ("preprocessing.py",): "no yoochoose-clicks.dat",
         ("preprocessing.py", "--clicks", "junk.pt"): "junk.pt, line 1",
     }
@@ -175,7 +175,7 @@ def test_mistakes_end_with_one_sentence(prepared, run_script, tmp_path, monkeypa
     for (script, *arguments), expected in mistakes.items():
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
         with pytest.raises(UserError, match=re.escape(expected)) as caught:
-            importlib.import_module(script.removesuffix(".py")).main()
+            importlib.import_module(script.removesuffix(".py").replace("/", ".")).main()
         assert "\n" not in str(caught.value)
 
 

@@ -7,7 +7,6 @@ python main.py --is_eval --load_model mean.pt
 from terminal.errors import UserError, run_script
 
 # isort: split
-import argparse
 from pathlib import Path
 
 from runs.averaging import average
@@ -15,15 +14,15 @@ from runs.runfolder import write_checkpoint
 from terminal.flags import FlagParser
 
 
-def parse_flags() -> argparse.Namespace:
+def make_parser() -> FlagParser:
     parser = FlagParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="FILE", help="checkpoints of main.py")
     parser.add_argument("--output", type=Path, required=True, help="the checkpoint to write")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
-    flags = parse_flags()
+    flags = make_parser().parse_args()
     if flags.output.exists():
         raise UserError(f"--output {flags.output} is there already: name another file")
     checkpoint = average(flags.checkpoints)

@@ -230,17 +230,17 @@ def benchmark_epoch(folder: Path, device: torch.device) -> None:
     print(f"epoch: {seconds:.0f} s, peak {gigabytes:.2f} GB", flush=True)
 
 
-def parse_flags() -> argparse.Namespace:
+def make_parser() -> FlagParser:
     parser = FlagParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("what", nargs="+", choices=("all", *WHAT), help=f"all, or some of {', '.join(WHAT)}")
     parser.add_argument("--device", help=PARAMETERS["device"].help)
     parser.add_argument("--n_runs", type=COUNT, default=5, help="runs that count (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("data/benchmark"), help="for files (%(default)s)")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
-    flags = parse_flags()
+    flags = make_parser().parse_args()
     device = choose_device(flags.device)
     if device.type == "cpu":
         keep_freed_memory()

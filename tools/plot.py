@@ -6,7 +6,6 @@ python -m tools.plot checkpoint/07240927 checkpoint/07241130 --output curves.png
 from terminal.errors import UserError, run_script
 
 # isort: split
-import argparse
 import csv
 from pathlib import Path
 
@@ -59,15 +58,15 @@ def what_differs(folders: list[Path]) -> list[str]:
     ]
 
 
-def parse_flags() -> argparse.Namespace:
+def make_parser() -> FlagParser:
     parser = FlagParser(description="Lay the learning curves of runs over each other.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, such as checkpoint/07240927")
     parser.add_argument("--output", type=Path, default=Path("curves.png"), help="picture to write (%(default)s)")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
-    flags = parse_flags()
+    flags = make_parser().parse_args()
     folders = list(dict.fromkeys(flags.runs))
     histories = [read_history(folder) for folder in folders]
     runs = dict(zip(what_differs(folders), histories, strict=True))
