@@ -15,6 +15,7 @@ from typing import Any
 
 from evaluation import evaluate
 from faster.device import is_out_of_memory
+from runs.averaging import refuse_missing_epochs
 from runs.epochs import train_epochs
 from runs.interruption import Interrupted
 from runs.parameters import parse_flags, resumed_parameters, same_experiment, training_parameters, with_preset
@@ -85,16 +86,17 @@ def go_on(path: Path, checkpoint: dict[str, Any], flags: dict[str, Any], folder:
     if not is_done:
         print(f"going on from {path}", flush=True)
     training = TrainingRun(parameters, checkpoint)  # also where nothing is left to do: the clicks must be the same
-    if is_done:
-        if folder:
-            folder.write_metrics(checkpoint["history"])
-        print(f"{path}: {n_ended} of {parameters.n_epochs} epochs are done; raise --n_epochs to go on")
-        return 0
-    return train(training, folder)
+    if not is_done:
+        return train(training, folder)
+    print(f"{path}: {n_ended} of {parameters.n_epochs} epochs are done; raise --n_epochs to go on")
+    if folder:
+        folder.write_metrics(checkpoint["history"])
+    return train(training, folder) if parameters.average else 0
 
 
 def train(training: TrainingRun, folder: RunFolder | None = None) -> int:
     """Train to the end, or until a signal; the exit code says which."""
+    refuse_missing_epochs(training, folder)
     folder = folder or RunFolder.create(Path(training.parameters.checkpoint_dir))
     print(f"{training.describe()}\nrun folder: {folder.path}", flush=True)
     try:

@@ -24,6 +24,7 @@ from dataset import encode_sessions, read_session_clicks
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, equals_published, size_of
 from runs.interruption import Interrupted, run_interruptibly
 from runs.parameters import PARAMETERS
+from runs.parameters import parse_flags as parse_main_flags
 from runs.plot import bars, try_to_write_picture
 from runs.presets import PRESETS, YOOCHOOSE
 from runs.trainingdata import data_file
@@ -80,7 +81,9 @@ def run_baseline(name: str, files: Files) -> tuple[float, float, float]:
 
 
 def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) -> tuple[float, float, float]:
-    """Train a preset with ``main.py``, or go on training it: Recall and MRR of its last epoch, seconds of training.
+    """Train a preset with ``main.py``, or go on training it: its Recall and MRR, and the seconds of training.
+
+    They are those of its last epoch or, where it averages some, of their mean.
 
     Of its checkpoints, the last one is kept, to go on from.
 
@@ -90,17 +93,33 @@ def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) ->
     """
     folder = flags.output / f"{name}-seed{seed}-on-{files.name.replace(' ', '-')}"
     command = [sys.executable, HERE / "main.py", "--preset", name, "--seed", seed, "--resume"]
-    command += ["--checkpoint_dir", folder, "--data_folder", flags.data_folder, "--n_epochs", flags.n_epochs]
+    command += ["--checkpoint_dir", folder, "--data_folder", flags.data_folder, "--n_epochs", n_epochs_of(name, flags)]
     command += ["--train_data", flags.train_data, "--valid_data", flags.test_data, "--keep_checkpoints", 1]
     command += ["--device", flags.device] if flags.device else []
     code = run_interruptibly(list(map(str, command)))
     if code != 0:
         raise UserError(f"{name} with seed {seed} ended with exit code {code}; run the same line again to go on")
     newest = max(folder.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime_ns)
-    with open(newest) as file:
-        epochs = list(csv.DictReader(file))[: flags.n_epochs]
+    epochs = read_rows(newest)[: n_epochs_of(name, flags)]
+    (figures,) = read_rows(newest.with_name("mean.csv")) if "average" in preset_flags(name) else epochs[-1:]
     seconds = sum(float(epoch["seconds"]) for epoch in epochs)
-    return float(epochs[-1][f"recall@{K}"]), float(epochs[-1][f"mrr@{K}"]), seconds
+    return float(figures[f"recall@{K}"]), float(figures[f"mrr@{K}"]), seconds
+
+
+def n_epochs_of(name: str, flags: argparse.Namespace) -> int:
+    """How many epochs a preset is trained for."""
+    return flags.n_epochs or preset_flags(name).get("n_epochs", PARAMETERS["n_epochs"].default)
+
+
+def preset_flags(name: str) -> dict[str, Any]:
+    """The flags of a preset."""
+    return parse_main_flags(PRESETS[name].flags.split())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
@@ -113,7 +132,7 @@ def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
             what = {
                 "row": row,
                 "seed": seed,
-                "n_epochs": 0 if row in BASELINES else flags.n_epochs,
+                "n_epochs": 0 if row in BASELINES else n_epochs_of(row, flags),
                 "files": files.name,
             }
             result = next((each for each in results if each.items() >= what.items()), None)
@@ -132,10 +151,8 @@ def read_results(path: Path) -> list[Result]:
     """The finished runs of ``results.csv``; none where there is no file."""
     if not path.exists():
         return []
-    with open(path) as file:
-        rows = list(csv.DictReader(file))
     try:
-        return [{name: convert(row[name]) for name, convert in COLUMNS.items()} for row in rows]
+        return [{name: convert(row[name]) for name, convert in COLUMNS.items()} for row in read_rows(path)]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a table of this script; name another folder with --output") from error
 
@@ -188,7 +205,7 @@ def make_parser() -> FlagParser:
         metavar="ROW",
         help=f"of {', '.join(ROWS)} (default: all of YooChoose)",
     )
-    parser.add_argument("--n_epochs", type=COUNT, default=10, help="epochs of every preset (%(default)s)")
+    parser.add_argument("--n_epochs", type=COUNT, help="epochs of every preset (default: its own, or 10)")
     parser.add_argument("--seeds", type=COUNT, default=1, help="runs of every preset, with seeds 1, 2, … (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder for results (%(default)s)")
     parser.add_argument("--device", help=PARAMETERS["device"].help)

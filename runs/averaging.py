@@ -10,10 +10,63 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from evaluation import evaluate
 from runs.parameters import FREE_ON_RESUME
 from runs.restoring import restored, saved_parameters
-from runs.runfolder import EXAMPLE, is_mean, read_checkpoint
+from runs.runfolder import EXAMPLE, MEAN, RunFolder, is_mean, read_checkpoint, write_checkpoint
+from runs.trainingrun import TrainingRun
 from terminal.errors import UserError
+
+
+def epochs_to_average(run: TrainingRun) -> range:
+    """The epochs whose mean the run is asked for with ``--average``; none where it is not."""
+    p = run.parameters
+    return range(p.n_epochs - p.average, p.n_epochs)
+
+
+def refuse_missing_epochs(run: TrainingRun, folder: RunFolder | None) -> None:
+    """Make sure before training that what ended before can be averaged at the end.
+
+    Args:
+        folder: of the run; None where it is to have a new one.
+
+    Raises:
+        UserError: the checkpoint of an epoch is neither in the folder nor beside the one that the run went on from.
+    """
+    epochs = epochs_to_average(run)
+    missing = [epoch for epoch in epochs if epoch < run.progress.epoch and not _checkpoint_of(epoch, run, folder)]
+    if missing and not (folder and folder.has_mean_of(epochs)):
+        n_left = epochs[-1] - missing[-1]
+        raise UserError(
+            f"--average {len(epochs)} needs the checkpoints of epochs {epochs[0]} to {epochs[-1]}, and that of epoch "
+            f"{missing[-1]} is gone: " + (f"lower it to {n_left}" if n_left > 1 else "leave it out")
+        )
+
+
+def write_mean(run: TrainingRun, folder: RunFolder) -> None:
+    """Write the mean of a run's last epochs to its folder, evaluate it, and print its figures beside the last epoch's.
+
+    Raises:
+        UserError: a checkpoint cannot be read, or the mean not be written.
+    """
+    epochs, p = epochs_to_average(run), run.parameters
+    if folder.has_mean_of(epochs):
+        return
+    mean, path = average([_checkpoint_of(epoch, run, folder) for epoch in epochs]), folder.path / MEAN
+    write_checkpoint(path, mean)
+    model, _ = restored(mean, p, path)
+    metrics = evaluate(model.to(run.device), run.valid_sessions, p.k_eval, p.tie_breaking)
+    folder.write_mean_metrics(epochs, metrics)
+    figures = " ".join(metrics.line(k) for k in p.k_eval)
+    last = " ".join(f"{run.history[-1][f'recall@{k}']:.6f} {run.history[-1][f'mrr@{k}']:.6f}" for k in p.k_eval)
+    print(f"mean of epochs {epochs[0]} to {epochs[-1]} {figures} (epoch {epochs[-1]} alone: {last}) {path}", flush=True)
+
+
+def _checkpoint_of(epoch: int, run: TrainingRun, folder: RunFolder | None) -> Path | None:
+    """The checkpoint of an ended epoch, of this run or of the one that it went on from."""
+    went_on_from = RunFolder(Path(run.parameters.load_model).parent) if run.parameters.load_model else None
+    paths = [each.epoch_path(epoch) for each in (folder, went_on_from) if each]
+    return next((path for path in paths if path.exists()), None)
 
 
 def average(paths: list[Path]) -> dict[str, Any]:

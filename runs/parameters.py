@@ -6,19 +6,30 @@ README's table follow from it.
 
 import argparse
 from argparse import Namespace
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from evaluation import TIE_BREAKING
 from faster.compilation import MODES as COMPILATION_MODES
 from lossfunction import LOSSES
-from model import final_activation
 from optimizer import OPTIMIZERS
 from preprocessing import DATA_FOLDER, TRAIN_ONLY, VALID
+from runs.kinds import (
+    BELOW_ONE,
+    DEVICE,
+    FILE,
+    FINAL_ACT,
+    FOLDER,
+    N_CLICKS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SIGMA,
+    SWITCH,
+    one_of,
+)
 from runs.presets import PRESETS
 from terminal.errors import UserError, warn
-from terminal.flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser, Kind, number, whole_number
+from terminal.flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser, Kind
 
 RESET_GATES = ("auto", "before", "after")
 WITH_MOMENTUM = ("Adagrad", "RMSProp", "SGD")
@@ -29,52 +40,6 @@ DEFAULT_FINAL_ACT = {
     "TOP1-max": "elu-0.5",
     "BPR-max": "elu-0.5",
 }
-
-
-def _name(names: Iterable[str]) -> Kind:
-    """One of ``names``, whatever its case and hyphens: crossentropy and cross-entropy are CrossEntropy."""
-
-    def plain(text: str) -> str:
-        return text.lower().replace("-", "").replace("_", "")
-
-    by_plain_name = {plain(name): name for name in names}
-
-    def parse(text: str) -> str:
-        if plain(text) not in by_plain_name:
-            raise ValueError(f"{text!r} is not one of {', '.join(names)}")
-        return by_plain_name[plain(text)]
-
-    return Kind(parse, "NAME")
-
-
-def _parse_final_act(text: str) -> str:
-    final_activation(text)
-    return text
-
-
-def _parse_switch(text: str) -> bool:
-    if text.lower() in ("true", "1", "yes", "on"):
-        return True
-    if text.lower() in ("false", "0", "no", "off"):
-        return False
-    raise ValueError(f"{text!r} is not true or false, which is all that this switch takes")
-
-
-def _parse_text(text: str) -> str:
-    if not text.strip():
-        raise ValueError("it is empty")
-    return text
-
-
-MOST = 1e30  # fits into float32 with room to spare
-POSITIVE = number(float, "a number above 0 (and at most 1e30)", lambda value: 0 < value <= MOST)
-NOT_NEGATIVE = number(float, "a number from 0 to 1e30", lambda value: 0 <= value <= MOST)
-N_CLICKS = whole_number(1, 100)
-BELOW_ONE = number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
-SIGMA = number(float, "a number above 0, or -1, or -2", lambda value: 0 < value <= MOST or value in (-1, -2))
-FINAL_ACT = Kind(_parse_final_act, "NAME")
-SWITCH = Kind(_parse_switch, "true|false")
-FILE, FOLDER, DEVICE = (Kind(_parse_text, metavar) for metavar in ("FILE", "DIR", "DEVICE"))
 
 
 @dataclass(frozen=True)
@@ -113,7 +78,7 @@ THEMES = {
         P(
             "reset_gate",
             "auto",
-            _name(RESET_GATES),
+            one_of(RESET_GATES),
             "apply the reset gate before the recurrent product (the paper) or after it (cuDNN); "
             "auto: before with one-hot input, after behind an embedding (as the authors' PyTorch code)",
         ),
@@ -133,7 +98,7 @@ THEMES = {
         ),
     ),
     "loss and negative samples": (
-        P("loss_type", "TOP1", _name(LOSSES), f"{', '.join(LOSSES)}"),
+        P("loss_type", "TOP1", one_of(LOSSES), f"{', '.join(LOSSES)}"),
         P("n_sample", 0, COUNT_OR_ZERO, "additional negative samples a step, beside the other lanes' targets"),
         P("sample_alpha", 0.75, NOT_NEGATIVE, "samples are drawn by support^alpha: 1 by popularity, 0 uniformly"),
         P("bpreg", 1.0, NOT_NEGATIVE, "weight of BPR-max's score regularization"),
@@ -143,7 +108,7 @@ THEMES = {
         P(
             "optimizer_type",
             "Adagrad",
-            _name(OPTIMIZERS),
+            one_of(OPTIMIZERS),
             f"{', '.join(OPTIMIZERS)}; item rows are always updated sparsely, so Adam and SparseAdam are the same",
         ),
         P("lr", 0.01, POSITIVE, "learning rate"),
@@ -161,7 +126,7 @@ THEMES = {
         P(
             "preset",
             None,
-            _name(["list", *PRESETS]),
+            one_of(["list", *PRESETS]),
             "all parameters of a published row, except those that other flags name; list: show the rows",
         ),
         P("batch_size", 50, COUNT, "sessions trained side by side (lanes)"),
@@ -187,6 +152,12 @@ THEMES = {
             "also save within an epoch, every N steps; 0: about every ten minutes",
         ),
         P("keep_checkpoints", 0, COUNT_OR_ZERO, "keep only the checkpoints of the last N epochs; 0: of all"),
+        P(
+            "average",
+            0,
+            COUNT_OR_ZERO,
+            "at the end, also write and evaluate the mean of the weights of the last N epochs, model_mean.pt; 0: do not",
+        ),
         P("tensorboard", False, SWITCH, "also write TensorBoard's event files into the run folder"),
         P(
             "deterministic",
@@ -197,7 +168,7 @@ THEMES = {
         P(
             "compile",
             "auto",
-            _name(COMPILATION_MODES),
+            one_of(COMPILATION_MODES),
             "compile the training step: on, off, or auto (where that saves half a minute); on CUDA, on and auto also "
             "capture it in a CUDA graph",
         ),
@@ -209,7 +180,7 @@ THEMES = {
         P(
             "tie_breaking",
             "standard",
-            _name(TIE_BREAKING),
+            one_of(TIE_BREAKING),
             "items that score as high as the target rank below it (standard), above it (conservative), "
             "or half of them (median)",
         ),
@@ -227,6 +198,7 @@ NO_MATTER = (
     "resume",
     "save_every",
     "keep_checkpoints",
+    "average",
     "tensorboard",
     "compile",
     "device",
@@ -310,7 +282,9 @@ def resumed_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespac
                 f"--{name} {shown(value)} differs from the checkpoint's {shown(saved[name])}; training goes on with "
                 f"the checkpoint's parameters, so leave the flag out, or start anew without --load_model"
             )
-    return _overridden(saved, flags, FREE_ON_RESUME)
+    parameters = _overridden(saved, flags, FREE_ON_RESUME)
+    _refuse_contradictions(parameters)
+    return parameters
 
 
 def same_experiment(saved: dict[str, Any], parameters: Namespace) -> bool:
@@ -377,6 +351,8 @@ def _refuse_contradictions(parameters: Namespace) -> None:
         )
     if parameters.batch_size == 1 and parameters.n_sample == 0:
         raise UserError("--batch_size 1 without --n_sample has no negatives: raise one of them")
+    if parameters.average == 1 or parameters.average > parameters.n_epochs:
+        raise UserError(f"--average {parameters.average} is not from 2 to the {parameters.n_epochs} of --n_epochs")
     if parameters.optimizer_type == "SparseAdam" and parameters.weight_decay:
         raise UserError("SparseAdam has no weight decay: use --optimizer_type Adam, or leave --weight_decay out")
 

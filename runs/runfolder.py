@@ -1,10 +1,12 @@
 """What a run leaves: ``checkpoint/MMDDHHMM/`` with ``parameter.txt``, ``metrics.csv``, ``metrics.png``, checkpoints.
 
-``model_00000.pt`` … are written at the end of every epoch, ``partial.pt`` within one, until the epoch ends. A
-checkpoint is data: tensors and plain values, loaded with ``weights_only=True`` after its checksum has been verified. It
-is what ``torch.save`` writes, a zip archive, with the checksum as the archive's comment: ``torch.load`` reads it, too.
+``model_00000.pt`` … are written at the end of every epoch, ``partial.pt`` within one, until the epoch ends;
+``model_mean.pt`` is the mean of the last ones, where that is asked for, and ``mean.csv`` has its figures. A checkpoint
+is data: tensors and plain values, loaded with ``weights_only=True`` after its checksum has been verified. It is what
+``torch.save`` writes, a zip archive, with the checksum as the archive's comment: ``torch.load`` reads it, too.
 """
 
+import csv
 import hashlib
 import io
 import time
@@ -21,7 +23,7 @@ from terminal.atomicfile import atomic_write, make_folder, write_csv
 from terminal.errors import UserError, warn
 
 FORMAT_VERSION = 1
-PARTIAL = "partial.pt"
+PARTIAL, MEAN = "partial.pt", "model_mean.pt"
 EXAMPLE = "checkpoint/07240927/model_00009.pt"
 CONTENT = {  # what a checkpoint holds, by name and type
     "format_version": int,
@@ -72,6 +74,19 @@ class RunFolder:
         with atomic_write(self.path / "parameter.txt") as file:
             file.write("".join(f"{name}={shown(value)}\n" for name, value in parameters.items()).encode())
 
+    def write_mean_metrics(self, epochs: range, metrics: Metrics) -> None:
+        """Write ``mean.csv``: the figures of the mean of these epochs."""
+        write_csv(self.path / "mean.csv", [{"epochs": _said(epochs)} | figures(metrics)])
+
+    def has_mean_of(self, epochs: range) -> bool:
+        """Whether the mean of just these epochs is here, with its figures."""
+        try:
+            with open(self.path / "mean.csv", newline="") as file:
+                (row,) = csv.DictReader(file)
+        except (OSError, ValueError):
+            return False
+        return row.get("epochs") == _said(epochs) and (self.path / MEAN).exists()
+
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write ``metrics.csv``: a row per epoch, columns as in the first row; nothing without a row."""
         if history:
@@ -114,11 +129,15 @@ class RunFolder:
         """
         partial = self.path / PARTIAL
         ended = checkpoint["within_epoch"] is None
-        path = self.path / f"model_{checkpoint['epoch']:05d}.pt" if ended else partial
+        path = self.epoch_path(checkpoint["epoch"]) if ended else partial
         write_checkpoint(path, checkpoint)
         if ended:
             partial.unlink(missing_ok=True)
         return path
+
+    def epoch_path(self, epoch: int) -> Path:
+        """Where the checkpoint of an ended epoch is, or will be."""
+        return self.path / f"model_{epoch:05d}.pt"
 
     def delete_epochs_before(self, epoch: int) -> None:
         """Delete the checkpoints of epochs that ended before this one."""
@@ -139,6 +158,19 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
             file.write(part)
 
 
+def _said(epochs: range) -> str:
+    return f"{epochs[0]} to {epochs[-1]}"
+
+
+def figures(metrics: Metrics) -> dict[str, float]:
+    """The figures of an evaluation by the names of their columns."""
+    return {
+        f"{name}@{k}": of_k[k]
+        for k in metrics.recall
+        for name, of_k in (("recall", metrics.recall), ("mrr", metrics.mrr))
+    }
+
+
 def metrics_columns(ks: list[int]) -> list[str]:
     """The columns of ``metrics.csv``."""
     figures = [f"{name}@{k}" for k in ks for name in ("recall", "mrr")]
@@ -147,9 +179,8 @@ def metrics_columns(ks: list[int]) -> list[str]:
 
 def metrics_row(epoch: int, loss: float, metrics: Metrics, seconds: float, n_clicks: int) -> dict[str, Any]:
     """A row of ``metrics.csv``."""
-    figures = [figure for k in metrics.recall for figure in (metrics.recall[k], metrics.mrr[k])]
-    row = [epoch, loss, *figures, round(seconds, 3), round(n_clicks / max(seconds, 1e-9))]
-    return dict(zip(metrics_columns(list(metrics.recall)), row, strict=True))
+    times = {"seconds": round(seconds, 3), "clicks_per_second": round(n_clicks / max(seconds, 1e-9))}
+    return {"epoch": epoch, "train_loss": loss} | figures(metrics) | times
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """The mean of several epochs is a checkpoint like any other, and nothing but epochs of one run is averaged."""
 
+import csv
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -106,3 +109,68 @@ def test_training_does_not_go_on_from_a_mean(epochs, data_folder, tmp_path, caps
         main.run({"load_model": str(folder / "mean.pt"), "n_epochs": 4})
     main.run(parse_flags(f"{LINE} --data_folder {data_folder} --seed 1 --resume --checkpoint_dir {tmp_path}".split()))
     assert "starting anew" in capsys.readouterr().out
+
+
+def run_main(data_folder, tmp_path, more):
+    line = f"{LINE.replace('--n_epochs 3', '')} --data_folder {data_folder} --seed 1 --checkpoint_dir {tmp_path} {more}"
+    assert main.run(parse_flags(line.split())) == 0
+
+
+def test_a_run_averages_its_last_epochs_and_says_both_figures(epochs, data_folder, tmp_path, capsys):
+    run_main(data_folder, tmp_path, "--n_epochs 3 --average 2 --keep_checkpoints 1")
+    (folder,) = tmp_path.iterdir()
+    left = sorted(path.name for path in folder.glob("*.pt"))
+    assert left == ["model_00002.pt", "model_mean.pt"]
+    expected = average(epochs[1:])["model"]
+    mean = read_checkpoint(folder / "model_mean.pt")
+    assert all(torch.equal(weight, mean["model"][name]) for name, weight in expected.items())
+    *_, last = mean["history"]
+    said = capsys.readouterr().out.splitlines()[-1]
+    figures, alone = re.fullmatch(
+        rf"mean of epochs 1 to 2 (.*) \(epoch 2 alone: (.*)\) {folder}/model_mean.pt", said
+    ).groups()
+    assert alone == f"{last['recall@20']:.6f} {last['mrr@20']:.6f}"
+    run_main(data_folder, tmp_path, f"--is_eval --load_model {folder / 'model_mean.pt'}")
+    assert capsys.readouterr().out == figures + "\n"
+    assert figures != f"Recall@20: {last['recall@20']:.6f} MRR@20: {last['mrr@20']:.6f}"
+    (row,) = csv.DictReader((folder / "mean.csv").read_text().splitlines())
+    assert row.pop("epochs") == "1 to 2"
+    assert (
+        "Recall@20: {recall@20:.6f} MRR@20: {mrr@20:.6f}".format_map({k: float(v) for k, v in row.items()}) == figures
+    )
+
+    before = (folder / "model_mean.pt").stat().st_mtime_ns
+    run_main(data_folder, tmp_path, "--n_epochs 3 --average 2 --keep_checkpoints 1 --resume")
+    assert (folder / "model_mean.pt").stat().st_mtime_ns == before, "it is there already"
+
+
+def test_a_run_that_was_cut_off_before_its_mean_makes_it(epochs, data_folder, tmp_path):
+    run_main(data_folder, tmp_path, "--n_epochs 3")
+    (folder,) = tmp_path.iterdir()
+    run_main(data_folder, tmp_path, "--n_epochs 3 --average 3 --resume")
+    assert torch.equal(
+        read_checkpoint(folder / "model_mean.pt")["model"]["output_bias"], average(epochs)["model"]["output_bias"]
+    )
+
+
+def test_epochs_of_the_run_that_it_went_on_from_count_and_missing_ones_are_told_before_training(
+    epochs, data_folder, tmp_path, capsys
+):
+    half, rest = tmp_path / "half", tmp_path / "rest"
+    run_main(data_folder, half, "--n_epochs 2")
+    (folder,) = half.iterdir()
+    run_main(data_folder, rest, f"--load_model {folder / 'model_00001.pt'} --n_epochs 3 --average 3")
+    (mean,) = rest.glob("*/model_mean.pt")
+    assert torch.equal(read_checkpoint(mean)["model"]["output_bias"], average(epochs)["model"]["output_bias"])
+    (folder / "model_00000.pt").unlink()
+    with pytest.raises(
+        UserError, match="needs the checkpoints of epochs 0 to 2, and that of epoch 0 is gone: lower it"
+    ):
+        run_main(data_folder, tmp_path / "none", f"--load_model {folder / 'model_00001.pt'} --n_epochs 3 --average 3")
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("average_of", [1, 4])
+def test_a_number_of_epochs_that_cannot_be_is_refused(data_folder, tmp_path, average_of):
+    with pytest.raises(UserError, match=f"--average {average_of} is not from 2 to the 3 of --n_epochs"):
+        run_main(data_folder, tmp_path, f"--n_epochs 3 --average {average_of}")

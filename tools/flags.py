@@ -1,6 +1,6 @@
 """``docs/flags.md``: all flags of all commands, as their parsers have them.
 
-    python -m tools.flags    # writes it anew, after a change of a flag
+python -m tools.flags    # writes it anew, after a change of a flag
 """
 
 from terminal.errors import run_script
