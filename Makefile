@@ -3,10 +3,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# PyPI's PyTorch for Linux brings gigabytes of CUDA libraries. A machine without an NVIDIA GPU takes the build for CPUs,
+# where the index that has it can be reached.
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+WANTS_CPU_BUILD = [ "$$(uname -s)" = Linux ] && [ ! -e /dev/nvidia0 ] && [ ! -e /dev/dxg ] && ! command -v nvidia-smi >/dev/null && \
+	$(BIN)/python -c 'import urllib.request as web; web.urlopen("$(CPU_INDEX)/torch/", timeout=5)' 2>/dev/null
+
 .PHONY: demo test test-oldest test-long lint format clean
 
 demo: .venv/installed
-	$(BIN)/python demo.py
+	$(BIN)/python -m tools.demo
 
 test: .venv/installed-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
@@ -34,6 +40,9 @@ clean:
 	$(PYTHON) -m venv $(@:/bin/python=) || { rm -rf $(@:/bin/python=); exit 1; }
 
 .venv/installed: .venv/bin/python requirements.txt constraints.txt
+	if $(WANTS_CPU_BUILD); then \
+		$(BIN)/python -m pip install --quiet --no-deps --index-url $(CPU_INDEX) "$$(grep ^torch== constraints.txt)" || true; \
+	fi
 	$(BIN)/python -m pip install --quiet -r requirements.txt -c constraints.txt
 	touch $@
 
@@ -41,6 +50,6 @@ clean:
 	$(BIN)/python -m pip install --quiet -r tests/requirements.txt -c constraints.txt
 	touch $@
 
-.venv-oldest/installed-tests: .venv-oldest/bin/python requirements.txt tests/requirements.txt constraints-oldest.txt
-	.venv-oldest/bin/python -m pip install --quiet -r tests/requirements.txt -c constraints-oldest.txt
+.venv-oldest/installed-tests: .venv-oldest/bin/python requirements.txt tests/requirements.txt tests/constraints-oldest.txt
+	.venv-oldest/bin/python -m pip install --quiet -r tests/requirements.txt -c tests/constraints-oldest.txt
 	touch $@

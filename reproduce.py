@@ -22,6 +22,7 @@ from baselines.registry import BASELINES
 from clicks.itemindex import ItemIndex
 from dataset import encode_sessions, read_session_clicks
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, equals_published, size_of
+from runs.figures import K, spread
 from runs.interruption import Interrupted, run_interruptibly
 from runs.parameters import PARAMETERS
 from runs.parameters import parse_flags as parse_main_flags
@@ -31,7 +32,6 @@ from runs.trainingdata import data_file
 from terminal.atomicfile import atomic_write, make_folder, write_csv
 from terminal.flags import COUNT, FlagParser
 
-K = 20
 COLUMNS = {"row": str, "seed": int, "n_epochs": int, "files": str, "recall": float, "mrr": float, "seconds": float}
 PUBLISHED_BASELINES = {  # [1], table 1
     "POP": (0.0050, 0.0012),
@@ -155,12 +155,6 @@ def read_results(path: Path) -> list[Result]:
         return [{name: convert(row[name]) for name, convert in COLUMNS.items()} for row in read_rows(path)]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a table of this script; name another folder with --output") from error
-
-
-def spread(values: list[float]) -> str:
-    """The mean of some runs, with their standard deviation where there are several."""
-    mean = f"{statistics.mean(values):.4f}"
-    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
 
 
 def markdown_table(results: list[Result], protocol: str, comparable: bool) -> str:

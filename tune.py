@@ -28,7 +28,7 @@ import numpy as np
 
 from faster.device import choose_device, is_out_of_memory
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, TRAIN_ONLY, VALID
-from reproduce import K, spread
+from runs.figures import K, spread
 from runs.interruption import Interrupted
 from runs.jobs import Stopper, run_jobs
 from runs.parameters import PARAMETERS, parse_flags, shown, training_parameters

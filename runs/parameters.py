@@ -156,7 +156,7 @@ THEMES = {
             "average",
             0,
             COUNT_OR_ZERO,
-            "at the end, also write and evaluate the mean of the weights of the last N epochs, model_mean.pt; 0: do not",
+            "at the end, also write and evaluate the mean of the weights of the last N epochs, model_mean.pt; 0: none",
         ),
         P("tensorboard", False, SWITCH, "also write TensorBoard's event files into the run folder"),
         P(

@@ -81,14 +81,16 @@ def bars(figures: dict[str, dict[str, list[float]]]) -> "Figure":
 
 
 def write_picture(draw: Callable[[], "Figure"], path: Path) -> None:
-    """Draw a figure to a PNG file, which appears whole or not at all.
+    """Draw a figure to a PNG or SVG file, which appears whole or not at all.
 
     Raises:
         ImportError: there is no matplotlib, or not a working one.
         UserError: the file cannot be written.
     """
     content = io.BytesIO()
-    draw().savefig(content, format="png", dpi=110)
+    as_vectors = path.suffix == ".svg"
+    undated = {"Date": None} if as_vectors else {}  # so that the same picture is the same file
+    draw().savefig(content, format="svg" if as_vectors else "png", dpi=110, metadata=undated)
     with atomic_write(path) as file:
         file.write(content.getbuffer())
 

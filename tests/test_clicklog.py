@@ -1,4 +1,4 @@
-"""Click logs of four shops and of none: the README's lines on files as those shops have them, and random logs."""
+"""Click logs of four shops and of none: docs/data.md's lines on files as those shops have them, and random logs."""
 
 import csv
 import hashlib
@@ -32,7 +32,7 @@ from runs.trainingrun import TrainingRun
 from terminal.errors import UserError
 
 RECIPES = dict(
-    re.findall(r"^# (\w+).*\npython preprocessing\.py (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    re.findall(r"^# (\w+).*\npython preprocessing\.py (.*)$", (ROOT / "docs" / "data.md").read_text(), re.MULTILINE)
 )
 
 
