@@ -50,11 +50,13 @@ class PerLane:
     """A row of numbers for every lane, zero when a session begins."""
 
     def __init__(self, n_columns: int):
-        self.rows = torch.zeros(rows_at_once(n_columns, CPU), n_columns)
+        self.rows = torch.zeros(0, n_columns)
 
     def add(self, step: Step, columns: Tensor | slice, amount: Tensor | float) -> Tensor:
         """Add to some columns of the step's lanes, and return their rows ``[b, n_columns]``."""
         lanes = torch.arange(len(step.inputs)) if isinstance(step.lanes, slice) else step.lanes
+        if (n_new := int(lanes[-1]) + 1 - len(self.rows)) > 0:
+            self.rows = torch.cat((self.rows, self.rows.new_zeros(n_new, self.rows.shape[1])))
         self.rows[lanes[step.starts]] = 0
         self.rows[lanes, columns] += amount
         return self.rows[lanes]

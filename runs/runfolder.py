@@ -194,7 +194,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             if not _seal_is_whole(file):
-                raise UserError(f"{path} is damaged or no checkpoint of this suite: its checksum is wrong or missing")
+                reason = "its checksum is wrong or missing"
+                raise UserError(f"{path} is damaged or not a checkpoint of this suite: {reason}")
             file.seek(0)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:

@@ -15,7 +15,7 @@ from dataset import Sessions, encode_sessions, read_session_clicks
 from terminal.errors import UserError, warn
 from terminal.memory import memory_for
 
-READING = "while clicks are read, each takes some 75 bytes: free some memory, or prepare fewer days with --last_days"
+READING = "clicks take some 75 bytes each while they are read: free some, or preprocess fewer days with --last_days"
 
 
 @dataclass(frozen=True)

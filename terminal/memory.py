@@ -13,7 +13,7 @@ except ImportError:  # not Unix
     resource = None
 
 A_GUESS = 8 * 2**30  # where the system does not say
-CGROUPS = Path("/sys/fs/cgroup")
+GROUPS_OF_PROCESS, CONTROL_GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 
 def memory_there_is() -> int:
@@ -34,15 +34,15 @@ def _of_the_machine() -> int:
 def _of_control_groups() -> Iterator[int]:
     """The limits of containers and batch systems on Linux: of the process's group and of all groups around it."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = GROUPS_OF_PROCESS.read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, group = line.split(":", 2)
         if controllers == "":
-            root, name = CGROUPS, "memory.max"
+            root, name = CONTROL_GROUPS, "memory.max"
         elif "memory" in controllers.split(","):
-            root, name = CGROUPS / "memory", "memory.limit_in_bytes"
+            root, name = CONTROL_GROUPS / "memory", "memory.limit_in_bytes"
         else:
             continue
         inner = root / group.lstrip("/")  # which a container does not see: it has its own limit at the root
