@@ -9,7 +9,7 @@ Papers: [1] Hidasi et al., ICLR 2016; [2] Hidasi & Karatzoglou, CIKM 2018.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from heapq import heapreplace
+from heapq import heapreplace, nlargest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,6 +187,20 @@ class SessionParallelBatches:
     def __iter__(self) -> Iterator[Block]:
         return self.blocks()
 
+    @property
+    def n_next_clicks(self) -> int:
+        """How many next clicks an epoch has: all of them but those of the lanes that live last, where two must live.
+
+        A second for every five million sessions, where two must.
+        """
+        if self.min_alive == 1:
+            return self.sessions.n_next_clicks
+        end_steps = [0] * self.n_lanes  # of the lanes, in the order of a heap; which lane is which does not matter here
+        for n_steps in (np.diff(self.sessions.offsets) - 1).tolist():
+            heapreplace(end_steps, end_steps[0] + n_steps)
+        last, before = nlargest(2, [0, *end_steps])
+        return self.sessions.n_next_clicks - (last - before)
+
     def blocks(self, from_step: int = 0) -> Iterator[Block]:
         """The blocks of an epoch, beginning with the one that holds ``from_step``."""
         # A cell of the grid (step, lane) has the number step * B + lane. The session in line goes to the free cell
@@ -247,6 +261,17 @@ class SessionParallelBatches:
         return Block(first_step, alive[:n_steps].tolist(), torch.from_numpy(grid[:, :n_steps]))
 
 
+def seed_of(seed: int, *place: int) -> int:
+    """A seed for PyTorch's generators, 64 bits that depend on a seed and on the numbers of a place.
+
+    NumPy reads a row of numbers as a row of words of 32 bits, in which a seed of two words and a place are another seed
+    and another place. So a word behind the first is told to it apart from them.
+    """
+    further_words = (seed >> 32,) if seed >> 32 else ()
+    sequence = np.random.SeedSequence((seed % 2**32, *place), spawn_key=further_words)
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
 class NegativeSampler:
     """Draws items with probability proportional to support^alpha ([2], "Sampling the output"), with replacement.
 
@@ -271,8 +296,7 @@ class NegativeSampler:
 
     def draw(self, n_steps: int, epoch: int, first_step: int) -> Tensor:
         """Negatives for ``n_steps`` steps: ``[n_steps, n_sample]`` int64 item indices."""
-        seed = np.random.SeedSequence((self.seed, epoch, first_step)).generate_state(1, np.uint64)[0]
-        self.generator.manual_seed(int(seed))
+        self.generator.manual_seed(seed_of(self.seed, epoch, first_step))
         n_items = len(self.threshold)
         # float64: one number serves as column and, its fraction, as coin; float32 would leave the coin too few bits
         uniform = torch.rand(

@@ -14,27 +14,43 @@ from pathlib import Path
 from typing import Any
 
 from evaluation import evaluate
-from faster.device import is_out_of_memory
 from runs.averaging import refuse_missing_epochs
 from runs.epochs import train_epochs
 from runs.interruption import Interrupted
-from runs.parameters import parse_flags, resumed_parameters, same_experiment, training_parameters, with_preset
-from runs.presets import preset_table
+from runs.parameters import (
+    PARAMETERS,
+    parse_flags,
+    resumed_parameters,
+    same_experiment,
+    training_parameters,
+    what_matters,
+    with_preset,
+)
+from runs.presets import PRESETS, preset_table
 from runs.restoring import restored_for_evaluation, saved_parameters
 from runs.runfolder import RunFolder, checkpoints_newest_first, described, is_mean, read_checkpoint
 from runs.trainingdata import data_file, read_valid_sessions, refuse_large_cutoffs
-from runs.trainingrun import TrainingRun
+from runs.trainingrun import EVALUATING, TrainingRun
+from terminal.memory import memory_for
 
 
 def main() -> int:
-    try:
-        return run(parse_flags())
-    except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            reason = str(error).partition("\n")[0]
-            flags = "--batch_size, --n_sample, --hidden_size or --bptt"
-            raise UserError(f"out of memory; lower {flags} ({reason})") from error
-        raise
+    flags = parse_flags()
+    with memory_for(what_frees_memory(flags)):
+        return run(flags)
+
+
+def what_frees_memory(flags: dict[str, Any]) -> str:
+    """What to do where memory runs out: names flags only that have an effect on what these flags ask for."""
+    if flags.get("is_eval"):
+        return EVALUATING
+    if "load_model" in flags:  # its parameters stay as they are
+        return "free some memory, name another --device, or start anew, without --load_model, with a smaller model"
+    preset = PRESETS.get(flags.get("preset"))
+    named = (parse_flags(preset.flags.split()) if preset else {}) | flags
+    least = {"batch_size": 1, "n_sample": 0, "hidden_size": 1, "embedding_dim": 0, "bptt": 1}
+    lower = [f"--{name}" for name in least if named.get(name, PARAMETERS[name].default) > least[name]]
+    return f"lower {', '.join(lower)}, or name another --device"
 
 
 def run(flags: dict[str, Any]) -> int:
@@ -61,7 +77,7 @@ def resume(flags: dict[str, Any]) -> int:
     """Go on from the newest checkpoint of the experiment that the flags describe, in its folder, or start it."""
     parameters = training_parameters(flags)
     checkpoint_dir = Path(parameters.checkpoint_dir)
-    for path, checkpoint in checkpoints_newest_first(checkpoint_dir):
+    for path, checkpoint in checkpoints_newest_first(checkpoint_dir, what_matters(parameters)):
         try:
             found = same_experiment(saved_parameters(checkpoint, path), parameters)
         except UserError as error:
@@ -121,6 +137,7 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> int:
     sessions = read_valid_sessions(valid_file, index)
     refuse_large_cutoffs(parameters.k_eval, len(index))
     print(f"{path} ({described(checkpoint)}) on {valid_file}: {sessions.n_next_clicks:,} next clicks", file=sys.stderr)
+    del checkpoint  # the optimizer's state is larger than the model
     try:
         metrics = evaluate(model, sessions, parameters.k_eval, parameters.tie_breaking)
     except FloatingPointError as error:

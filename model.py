@@ -170,7 +170,7 @@ class GRU4Rec(nn.Module):
             FloatingPointError: a weight is NaN or infinite.
         """
         for name, parameter in self.named_parameters():
-            if not torch.isfinite(parameter).all():
+            if not torch.stack(torch.aminmax(parameter.detach())).isfinite().all():  # needs no copy of the table
                 raise FloatingPointError(f"{name} holds NaN or infinite values")
 
     def initial_hidden(self, n_lanes: int) -> Tensor:

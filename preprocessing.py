@@ -171,7 +171,7 @@ def equals_published(name: str, size: Size) -> bool:
 
 
 def make_parser() -> FlagParser:
-    parser = FlagParser(description=__doc__.partition("\n\n")[0])
+    parser = FlagParser(__doc__)
     parser.add_argument(
         "--clicks",
         type=Path,

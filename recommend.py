@@ -15,6 +15,7 @@ from terminal.errors import UserError, listed, run_script, warn
 
 # isort: split
 import csv
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,14 +27,16 @@ from torch import Tensor
 
 from clicks.clickfile import session_offsets, stream_sessions
 from clicks.itemindex import ItemIndex
+from evaluation import rows_at_once
 from model import GRU4Rec, score
 from runs.parameters import PARAMETERS
 from runs.restoring import restored_for_evaluation
 from runs.runfolder import read_checkpoint
 from terminal.atomicfile import atomic_write
 from terminal.flags import COUNT, FlagParser
+from terminal.memory import memory_for
 
-BATCH_SIZE = 512  # sessions side by side; memory is this times the number of items
+BATCH_SIZE = 512  # sessions side by side, at most
 OUTPUT = ("SessionID", "ItemID", "Rank", "Score")
 
 
@@ -125,15 +128,14 @@ class Recommender:
         """The top layer's hidden state after each session, ``[n_sessions, H]``; all sessions advance side by side."""
         lengths = np.array([len(session) for session in sessions])
         longest_first = np.argsort(-lengths, kind="stable")  # those that still go on are the first rows
-        padded = np.zeros((len(sessions), lengths.max()), dtype=np.int64)
-        for row, session in enumerate(longest_first):
-            padded[row, : lengths[session]] = sessions[session]
         hidden = self.model.initial_hidden(len(sessions))
-        clicks = torch.from_numpy(padded).to(hidden.device)
+        clicks = torch.from_numpy(np.concatenate(sessions).astype(np.int64)).to(hidden.device)
+        begins = torch.from_numpy((np.cumsum(lengths) - lengths)[longest_first]).to(hidden.device)
         starts = torch.zeros(len(sessions), dtype=torch.bool, device=hidden.device)
         for position in range(lengths.max()):
             n_going = int((lengths > position).sum())
-            hidden[:, :n_going] = self.model.feed(clicks[:n_going, position], hidden[:, :n_going], starts[:n_going])
+            inputs = clicks.take(begins[:n_going] + position)
+            hidden[:, :n_going] = self.model.feed(inputs, hidden[:, :n_going], starts[:n_going])
         last = torch.empty_like(hidden[-1])
         last[torch.from_numpy(longest_first).to(hidden.device)] = hidden[-1]
         return last
@@ -143,14 +145,15 @@ def recommend_for_file(recommender: Recommender, path: Path, k: int, exclude_see
     """Recommendations for the sessions of a file, some sessions at a time; says at the end what it passed over."""
     unknown: set[int | str] = set()
     n_skipped = 0
+    n_rows = rows_at_once(len(recommender.index), recommender.model.output_bias.device, BATCH_SIZE)
     for session, item in stream_sessions(path, recommender.index.is_text):
         known = recommender.index.encode(item)
         unknown.update(item[known < 0].tolist())
         n_skipped += len(session_offsets(session)) - len(session_offsets(session[known >= 0]))
         session, known = session[known >= 0], known[known >= 0]
         offsets = session_offsets(session)
-        for first in range(0, len(offsets) - 1, BATCH_SIZE):
-            bounds = offsets[first : first + BATCH_SIZE + 1]
+        for first in range(0, len(offsets) - 1, n_rows):
+            bounds = offsets[first : first + n_rows + 1]
             sessions = np.split(known[bounds[0] : bounds[-1]], bounds[1:-1] - bounds[0])
             ids, scores = recommender.recommend_batch(sessions, k, exclude_seen)
             left = np.isfinite(scores)
@@ -193,7 +196,7 @@ def parse_items(text: str, index: ItemIndex) -> list[int | str]:
 
 
 def make_parser() -> FlagParser:
-    parser = FlagParser(description=__doc__.partition("\n\n")[0])
+    parser = FlagParser(__doc__)
     parser.add_argument("--load_model", type=Path, required=True, help="checkpoint of main.py")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--items", help="ids of the items clicked so far, separated by commas")
@@ -207,6 +210,7 @@ def make_parser() -> FlagParser:
     return parser
 
 
+@memory_for("recommending takes the model and some rows of scores of all items: free some, or name another --device")
 def main() -> None:
     flags = make_parser().parse_args()
     recommender = Recommender.load(flags.load_model, flags.device)
@@ -223,7 +227,7 @@ def main() -> None:
             print(f"{rank:>4}  {item:>12}  {item_score:>9.4f}")
         return
     n_rows = write_recommendations(recommender, flags.sessions, flags.output, flags.k, flags.exclude_seen)
-    print(f"{flags.output}: {n_rows:,} recommendations")
+    print(f"{flags.output}: {n_rows:,} recommendations", file=sys.stderr)  # the file may be /dev/stdout
 
 
 if __name__ == "__main__":

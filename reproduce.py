@@ -7,11 +7,12 @@ Rows are run one after another; those that are finished are not run again, one t
 Leaves ``results.csv`` (a row per run), ``table.md`` and, where matplotlib is installed, ``table.png``.
 """
 
-from terminal.errors import UserError, run_script
+from terminal.errors import UserError, run_script, warn
 
 # isort: split
 import argparse
 import csv
+import re
 import statistics
 import sys
 import time
@@ -28,9 +29,10 @@ from runs.parameters import PARAMETERS
 from runs.parameters import parse_flags as parse_main_flags
 from runs.plot import bars, try_to_write_picture
 from runs.presets import PRESETS, YOOCHOOSE
-from runs.trainingdata import data_file
+from runs.trainingdata import READING, checksum, data_file, valid_sessions
 from terminal.atomicfile import atomic_write, make_folder, write_csv
 from terminal.flags import COUNT, FlagParser
+from terminal.memory import memory_for
 
 COLUMNS = {"row": str, "seed": int, "n_epochs": int, "files": str, "recall": float, "mrr": float, "seconds": float}
 PUBLISHED_BASELINES = {  # [1], table 1
@@ -52,17 +54,19 @@ class Files:
     """The files of a table, read and encoded.
 
     Attributes:
-        name: tells them from others: clicks to train on, next clicks to evaluate.
+        name: tells them from others: the checksums of the sessions to train on and of those to evaluate.
         are_the_papers: they are those of [1], so that figures compare with published ones.
     """
 
+    @memory_for(READING)
     def __init__(self, folder: Path, train_data: str, test_data: str):
+        test_file = data_file(str(folder), test_data)
         clicks = read_session_clicks(data_file(str(folder), train_data))
-        test_clicks = read_session_clicks(data_file(str(folder), test_data))
+        test_clicks = read_session_clicks(test_file)
         self.index = ItemIndex.of(clicks)
         self.train, _ = encode_sessions(clicks, self.index)
-        self.test, _ = encode_sessions(test_clicks, self.index)
-        self.name = f"{len(clicks)} {self.test.n_next_clicks}"
+        self.test = valid_sessions(test_clicks, self.index, test_file)
+        self.name = f"{checksum(self.train, self.index)} {checksum(self.test, self.index)}"
         train_size, test_size = size_of(clicks), size_of(test_clicks)
         self.are_the_papers = equals_published(TRAIN_FULL, train_size) and equals_published(TEST, test_size)
         self.protocol = (
@@ -73,10 +77,16 @@ class Files:
         )
 
 
-def run_baseline(name: str, files: Files) -> tuple[float, float, float]:
-    """Fit and evaluate a baseline: Recall, MRR, seconds."""
+def run_baseline(name: str, seed: int, files: Files) -> tuple[float, float, float]:
+    """Fit and evaluate a baseline: Recall, MRR, seconds.
+
+    Raises:
+        UserError: memory ran out.
+    """
     began = time.perf_counter()
-    metrics = BASELINES[name](files.train, len(files.index)).evaluate(files.test, (K,))
+    with memory_for(f"free some for {name}, or name --rows without it"):
+        seeded = {"seed": seed} if BASELINES[name].is_seeded else {}
+        metrics = BASELINES[name](files.train, len(files.index), **seeded).evaluate(files.test, (K,))
     return metrics.recall[K], metrics.mrr[K], time.perf_counter() - began
 
 
@@ -126,9 +136,15 @@ def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
     """Run what is asked and not finished yet, keeping ``results.csv`` up to date; the asked results in their order."""
     path = flags.output / "results.csv"
     results = read_results(path)
+    if any(re.fullmatch(r"\d+ \d+", each["files"]) for each in results):
+        warn(
+            f"{path} has rows of an earlier version, which told files apart by their counts alone: they stay, but what "
+            "is asked is run anew"
+        )
     asked = []
     for row in flags.rows:
-        for seed in [0] if row in BASELINES else range(1, flags.seeds + 1):
+        is_seeded = row not in BASELINES or BASELINES[row].is_seeded
+        for seed in range(1, flags.seeds + 1) if is_seeded else [0]:
             what = {
                 "row": row,
                 "seed": seed,
@@ -137,7 +153,7 @@ def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
             }
             result = next((each for each in results if each.items() >= what.items()), None)
             if result is None:
-                figures = run_baseline(row, files) if row in BASELINES else run_preset(row, seed, files, flags)
+                figures = run_baseline(row, seed, files) if row in BASELINES else run_preset(row, seed, files, flags)
                 recall, mrr, seconds = figures
                 result = what | {"recall": recall, "mrr": mrr, "seconds": round(seconds, 1)}
                 results.append(result)
@@ -187,7 +203,7 @@ def bar_groups(results: list[Result]) -> dict[str, dict[str, list[float]]]:
 
 
 def make_parser() -> FlagParser:
-    parser = FlagParser(description=__doc__.partition("\n\n")[0])
+    parser = FlagParser(__doc__)
     parser.add_argument("--data_folder", type=Path, default=DATA_FOLDER, help="prepared files (%(default)s)")
     parser.add_argument("--train_data", default=TRAIN_FULL, help="file to train on (%(default)s)")
     parser.add_argument("--test_data", default=TEST, help="file to measure on (%(default)s)")
@@ -200,7 +216,7 @@ def make_parser() -> FlagParser:
         help=f"of {', '.join(ROWS)} (default: all of YooChoose)",
     )
     parser.add_argument("--n_epochs", type=COUNT, help="epochs of every preset (default: its own, or 10)")
-    parser.add_argument("--seeds", type=COUNT, default=1, help="runs of every preset, with seeds 1, 2, … (%(default)s)")
+    parser.add_argument("--seeds", type=COUNT, default=1, help="runs of every row, with seeds 1, 2, … (%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder for results (%(default)s)")
     parser.add_argument("--device", help=PARAMETERS["device"].help)
     return parser

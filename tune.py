@@ -12,33 +12,28 @@ from terminal.errors import UserError, run_script, warn
 
 # isort: split
 import argparse
-import io
 import os
-import shlex
 import statistics
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from faster.device import choose_device, is_out_of_memory
+from dataset import seed_of
+from faster.device import choose_device
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, TRAIN_ONLY, VALID
 from runs.figures import K, spread
 from runs.interruption import Interrupted
 from runs.jobs import Stopper, run_jobs
-from runs.parameters import PARAMETERS, parse_flags, shown, training_parameters
+from runs.parameters import PARAMETERS
 from runs.presets import PRESETS
 from runs.searchspace import read_space
-from runs.trainingdata import TrainingData, data_file
-from runs.trainingrun import TrainingRun
+from runs.settings import epochs_of, line_of, parameters_of, read_data
+from runs.trainingdata import data_file
 from terminal.atomicfile import make_folder
 from terminal.flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser
-from training import Diverged, EpochProgress
+from terminal.memory import is_out_of_memory
+from training import Diverged
 
 try:
     import optuna
@@ -51,53 +46,6 @@ PATIENCE = 3  # epochs without a better one after which a trial ends
 N_SHOWN, N_CONFIRMED = 10, 5  # how many of the best the table shows, and --confirm trains again
 FINAL_SEEDS = (1, 2, 3)
 HEARTBEAT_SECONDS = 15  # of a running trial; one that has missed four of them has lost its process
-
-
-# Training a setting: flags of main.py as text, behind those of the base, which all trials share.
-
-read_data = lru_cache(maxsize=2)(TrainingData.read)  # once per process; two of them where --time_sort is searched
-
-
-def parameters_of(setting: str, flags: Namespace, **others: Any) -> Namespace:
-    """All parameters of a setting; ``others`` are flags of ``main.py``, too.
-
-    Raises:
-        UserError: they contradict each other.
-    """
-    files_and_device = {"data_folder": flags.data_folder, "device": flags.device}
-    line = f"{flags.base} {setting} {line_of(files_and_device | others)}"
-    with quietly():
-        return training_parameters(parse_flags(shlex.split(line)))
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Swallow what every trial would say again: presets, flags without effect, what is read, what is compiled."""
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        yield
-
-
-def line_of(flags: dict[str, Any]) -> str:
-    """Flags as a command line has them."""
-    return " ".join(f"--{name} {shlex.quote(shown(value))}" for name, value in flags.items())
-
-
-def epochs_of(parameters: Namespace, stopper: Stopper) -> Iterator[TrainingRun]:
-    """Train, yielding the run after every epoch. Nothing is written.
-
-    Raises:
-        UserError: parameters and data do not fit together.
-        Diverged: a step's loss is NaN or infinite.
-    """
-    p = parameters
-    with quietly():
-        data = read_data(p.data_folder, p.train_data, p.valid_data, p.time_sort)
-    run = TrainingRun(p, data=data)
-    for epoch in range(p.n_epochs):
-        run.progress = EpochProgress(epoch)
-        with redirect_stdout(io.StringIO()):  # where a step cannot be compiled, stderr says so
-            run.train_epoch(stopper)
-        yield run
 
 
 # The search: a study of trials.
@@ -136,12 +84,19 @@ def begin_or_go_on(study: "optuna.Study", flags: Namespace) -> None:
     data = read_data(str(flags.data_folder), TRAIN_ONLY, VALID, True)
     made_with = {
         "clicks": f"{len(data.sessions.items):,} of train only and {data.valid_sessions.n_next_clicks:,} next of valid",
+        "checksums": " ".join(data.checksums.values()),
         "base": flags.base,
         "n_epochs": str(flags.n_epochs),
     } | {name: str(values) for name, values in flags.space.searched.items()}
     before = study.user_attrs.get("made_with")
     if before is None:
-        study.set_user_attr("made_with", before := made_with)
+        before = made_with
+    elif "checksums" not in before:
+        warn(
+            f"{flags.study} was begun by an earlier version, which noted of its clicks how many there are: make sure "
+            f"that {flags.data_folder} holds those that it knew; from now on, others are refused"
+        )
+        before = before | {"checksums": made_with["checksums"]}
     for name in before | made_with:
         was, now = before.get(name, "absent"), made_with.get(name, "absent")
         if was != now:
@@ -149,6 +104,7 @@ def begin_or_go_on(study: "optuna.Study", flags: Namespace) -> None:
                 f"{flags.study} was begun with other settings: {name} was {was}, and is {now} now; "
                 "name another file with --study"
             )
+    study.set_user_attr("made_with", made_with)
     if not finished(study) and not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
         try_base_first(study, flags)
 
@@ -191,8 +147,8 @@ def run_trial(_: int, stopper: Stopper, flags: Namespace) -> str | None:
     # not be the same.
     n_running = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)))
     process = os.getpid() if flags.n_jobs > 1 else 0
-    seed = np.random.SeedSequence((flags.seed, n_finished, n_running, process)).generate_state(1)
-    study.sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=int(seed[0]))
+    seed = seed_of(flags.seed, n_finished, n_running, process) % 2**32  # NumPy's generators take no more
+    study.sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
     ended: list[optuna.trial.FrozenTrial] = []
     study.optimize(
@@ -326,11 +282,16 @@ def measure(study: "optuna.Study", flags: Namespace) -> None:
     setting, n_epochs = chosen(study, flags.confirm)
     setting += f" --n_epochs {n_epochs}"
     print(f"\nchosen: {flags.base} {setting}", flush=True)
+    clicks = " ".join(read_data(str(flags.data_folder), TRAIN_FULL, TEST, True).checksums.values())
     measured = study.user_attrs.get("measured", {})
+    if measured and study.user_attrs.get("measured_on") != clicks:
+        warn(f"what the study has of {TEST} is of other clicks, or of an earlier version: measured anew")
+        measured = dict.fromkeys(measured, {})
     jobs = [(setting, seed) for seed in FINAL_SEEDS if str(seed) not in measured.get(setting, {})]
     for (_, seed), (recall, mrr) in run_jobs(partial(test_figures, flags=flags), jobs, flags.n_jobs):
-        measured.setdefault(setting, {})[str(seed)] = recall, mrr
+        measured[setting] = measured.get(setting, {}) | {str(seed): (recall, mrr)}
         study.set_user_attr("measured", measured)
+        study.set_user_attr("measured_on", clicks)
         print(f"seed {seed}: Recall@{K} {recall:.4f} MRR@{K} {mrr:.4f}", flush=True)
     if len(measured) > 1:
         warn(f"{len(measured)} settings of this study have been measured on {TEST}: the best of them is no fair figure")

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from dataset import Sessions, Step
-from evaluation import BATCH_SIZE, Metrics, metrics_of_ranks, rank_next_clicks
+from evaluation import Metrics, metrics_of_ranks, rank_next_clicks, rows_at_once
+
+CPU = torch.device("cpu")
 
 
 class Baseline(ABC):
@@ -23,7 +25,12 @@ class Baseline(ABC):
     Args:
         sessions: the training sessions.
         n_items: number of items; every one was clicked.
+
+    Attributes:
+        is_seeded: it is fitted by random numbers, and takes the argument ``seed``.
     """
+
+    is_seeded = False
 
     def __init__(self, sessions: Sessions, n_items: int):
         support = torch.from_numpy(sessions.support(n_items))
@@ -35,18 +42,21 @@ class Baseline(ABC):
 
     def evaluate(self, sessions: Sessions, ks: Iterable[int] = (20,), tie_breaking: str = "standard") -> Metrics:
         """Recall@K and MRR@K on sessions, see :mod:`evaluation`."""
-        return metrics_of_ranks(rank_next_clicks(self.scores, sessions, tie_breaking, torch.device("cpu")), ks)
+        n_rows = rows_at_once(len(self.popularity), CPU)
+        return metrics_of_ranks(rank_next_clicks(self.scores, sessions, tie_breaking, CPU, n_rows), ks)
 
 
 class PerLane:
     """A row of numbers for every lane, zero when a session begins."""
 
     def __init__(self, n_columns: int):
-        self.rows = torch.zeros(BATCH_SIZE, n_columns)
+        self.rows = torch.zeros(0, n_columns)
 
     def add(self, step: Step, columns: Tensor | slice, amount: Tensor | float) -> Tensor:
         """Add to some columns of the step's lanes, and return their rows ``[b, n_columns]``."""
         lanes = torch.arange(len(step.inputs)) if isinstance(step.lanes, slice) else step.lanes
+        if (n_new := int(lanes[-1]) + 1 - len(self.rows)) > 0:
+            self.rows = torch.cat((self.rows, self.rows.new_zeros(n_new, self.rows.shape[1])))
         self.rows[lanes[step.starts]] = 0
         self.rows[lanes, columns] += amount
         return self.rows[lanes]

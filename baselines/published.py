@@ -90,10 +90,11 @@ class BPRMF(Baseline):
     A session that training never saw has no factors of its own: its factors are the mean of those of its items so far.
     Stochastic gradient descent on :math:`-\ln \sigma(u_s \cdot (v_i - v_j))` over all clicks i of sessions s in random
     order, a mini-batch at a time, with j drawn uniformly from all items. Settings as in the authors' code: 100 factors,
-    ten passes, learning rate 0.01 for every click, no regularization, factors start normal with deviation 0.05.
+    ten passes, learning rate 0.01 for every click, no regularization, factors start uniform in ±0.05.
     """
 
-    n_factors, n_epochs, learning_rate, initial_deviation, batch_size = 100, 10, 0.01, 0.05, 4096
+    n_factors, n_epochs, learning_rate, initial_limit, batch_size = 100, 10, 0.01, 0.05, 4096
+    is_seeded = True
 
     def __init__(self, sessions: Sessions, n_items: int, seed: int = 22):
         super().__init__(sessions, n_items)
@@ -103,8 +104,10 @@ class BPRMF(Baseline):
     def _fit(self, sessions: Sessions, n_items: int, generator: torch.Generator) -> Tensor:
         items = torch.from_numpy(sessions.items.astype(np.int64))
         session_of = torch.from_numpy(np.repeat(np.arange(len(sessions)), np.diff(sessions.offsets)))
-        of_sessions = torch.randn(len(sessions), self.n_factors, generator=generator) * self.initial_deviation
-        of_items = torch.randn(n_items, self.n_factors, generator=generator) * self.initial_deviation
+        of_sessions, of_items = (
+            torch.empty(n, self.n_factors).uniform_(-self.initial_limit, self.initial_limit, generator=generator)
+            for n in (len(sessions), n_items)
+        )
         for _ in range(self.n_epochs):
             for clicks in torch.randperm(len(items), generator=generator).split(self.batch_size):
                 session, item = session_of[clicks], items[clicks]

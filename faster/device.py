@@ -83,13 +83,3 @@ def keep_freed_memory() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(mmap_threshold, 32 * 2**20)
             libc.mallopt(trim_threshold, 2**30)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, for which PyTorch has an exception of its own on CUDA, and none on the CPU.
-
-    Not so an illegal access to memory.
-    """
-    messages = "out of memory", "not enough memory", "allocate memory"
-    said = isinstance(error, RuntimeError) and any(message in str(error) for message in messages)
-    return said or isinstance(error, MemoryError)

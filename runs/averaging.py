@@ -79,12 +79,12 @@ def average(paths: list[Path]) -> dict[str, Any]:
     """
     if len(paths) < 2:
         raise UserError(f"{paths[0]} is a single epoch: name two at least")
-    last, of_run, by_epoch, total = None, None, {}, {}
+    last, of_run, of_clicks, by_epoch, total = None, None, None, {}, {}
     for path in paths:
         checkpoint = _read_epoch(path)
-        run = _what_a_run_keeps(checkpoint)
-        of_run = of_run or run
-        if run != of_run:
+        run, clicks = _what_a_run_keeps(checkpoint), checkpoint.get("checksums")
+        of_run, of_clicks = of_run or run, of_clicks or clicks  # earlier versions did not note the latter
+        if run != of_run or clicks not in (None, of_clicks):
             raise UserError(f"{path} is of another run than {paths[0]}: name epochs of one run")
         epoch = checkpoint["epoch"]
         if epoch in by_epoch:

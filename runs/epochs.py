@@ -53,7 +53,7 @@ def train_epochs(run: TrainingRun, folder: RunFolder) -> None:
 def _train_and_save_epoch(run: TrainingRun, folder: RunFolder, stop: StopRequest) -> None:
     """Train to the end of the epoch and save what evaluation must not lose, for that may take a while, too."""
     saver = _Saver(run, folder, stop)
-    with next_click_bar(f"epoch {run.progress.epoch}", run.sessions.n_next_clicks, run.progress.n_clicks) as bar:
+    with next_click_bar(f"epoch {run.progress.epoch}", run.n_next_clicks, run.progress.n_clicks) as bar:
         try:
             run.train_epoch(saver, bar)
             saver.keep(run.progress)

@@ -6,7 +6,7 @@ README's table follow from it.
 
 import argparse
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evaluation import TIE_BREAKING
@@ -225,7 +225,7 @@ def make_parser() -> FlagParser:
             if parameter.kind is SWITCH:
                 options |= {"nargs": "?", "const": True}
             elif parameter.several:
-                options |= {"nargs": "+"}
+                options |= {"type": _several(parameter.kind), "nargs": "+"}
             group.add_argument(f"--{parameter.name}", *parameter.aliases, **options)
     return parser
 
@@ -238,8 +238,13 @@ def parse_flags(argv: list[str] | None = None) -> dict[str, Any]:
     """
     flags = vars(make_parser().parse_args(argv))
     if "k_eval" in flags:
-        flags["k_eval"] = sorted(set(flags["k_eval"]))
+        flags["k_eval"] = sorted(set().union(*flags["k_eval"]))
     return flags
+
+
+def _several(kind: Kind) -> Kind:
+    """Values of a kind with commas between them, which may stand beside others with spaces between."""
+    return replace(kind, parse=lambda text: [kind.parse(each) for each in text.split(",")])
 
 
 def training_parameters(flags: dict[str, Any]) -> Namespace:
@@ -289,7 +294,12 @@ def resumed_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespac
 
 def same_experiment(saved: dict[str, Any], parameters: Namespace) -> bool:
     """Whether a checkpoint with these saved parameters is of the experiment that the parameters describe."""
-    return all(saved[name] == value for name, value in vars(parameters).items() if name not in NO_MATTER)
+    return all(saved[name] == value for name, value in what_matters(parameters).items())
+
+
+def what_matters(parameters: Namespace) -> dict[str, Any]:
+    """Those parameters, by name, that make another experiment."""
+    return {name: value for name, value in vars(parameters).items() if name not in NO_MATTER}
 
 
 def evaluation_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespace:

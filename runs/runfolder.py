@@ -9,18 +9,20 @@ is data: tensors and plain values, loaded with ``weights_only=True`` after its c
 import csv
 import hashlib
 import io
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 from evaluation import Metrics
 from runs.parameters import shown
-from terminal.atomicfile import atomic_write, make_folder, write_csv
+from terminal.atomicfile import atomic_write, make_folder, remove_unfinished, write_csv
 from terminal.errors import UserError, warn
+from terminal.memory import is_out_of_memory
 
 FORMAT_VERSION = 1
 PARTIAL, MEAN = "partial.pt", "model_mean.pt"
@@ -30,6 +32,7 @@ CONTENT = {  # what a checkpoint holds, by name and type
     "parameters": dict,  # every parameter of the run
     "item_ids": (torch.Tensor, list),  # [n_items] int64, the id of every item index; a list of str if ids are text
     "support": torch.Tensor,  # [n_items] int64, how often each item was clicked in training
+    "checksums": dict,  # of the sessions, see trainingdata.TrainingData
     "model": dict,  # state dict
     "optimizer": dict,  # state dict; empty in a mean of several epochs, see average.py
     "epoch": int,  # the epoch that has just ended, from 0; with within_epoch, the one that has not
@@ -37,6 +40,9 @@ CONTENT = {  # what a checkpoint holds, by name and type
     "history": list,  # a row of metrics.csv per epoch that has ended
     "random_state": dict,  # of dropout, by kind of device
 }
+
+ADDED = ("checksums",)  # earlier checkpoints of the same format version lack them
+READ_AT_ONCE = 2**20  # bytes
 
 
 class RunFolder:
@@ -57,6 +63,8 @@ class RunFolder:
             UserError: it cannot be created.
         """
         make_folder(checkpoint_dir)
+        for folder in _entries(checkpoint_dir):
+            remove_unfinished(folder, "*.pt")
         name = time.strftime("%m%d%H%M")
         path, attempt = checkpoint_dir / name, 1
         while True:
@@ -72,7 +80,18 @@ class RunFolder:
     def write_parameters(self, parameters: dict[str, Any]) -> None:
         """Write ``parameter.txt``: a line NAME=value for each."""
         with atomic_write(self.path / "parameter.txt") as file:
-            file.write("".join(f"{name}={shown(value)}\n" for name, value in parameters.items()).encode())
+            file.write(b"".join(map(_parameter_line, parameters.items())))
+
+    def was_run_with_other(self, parameters: dict[str, Any]) -> bool:
+        """Whether ``parameter.txt`` has another value of one of these; one that it lacks may have any."""
+        try:
+            text = b"\n" + (self.path / "parameter.txt").read_bytes()
+        except OSError:
+            return False
+        return any(
+            f"\n{name}=".encode() in text and b"\n" + _parameter_line((name, value)) not in text
+            for name, value in parameters.items()
+        )
 
     def write_mean_metrics(self, epochs: range, metrics: Metrics) -> None:
         """Write ``mean.csv``: the figures of the mean of these epochs."""
@@ -147,6 +166,11 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
 
+def _parameter_line(parameter: tuple[str, Any]) -> bytes:
+    name, value = parameter
+    return f"{name}={shown(value)}\n".encode("utf-8", "surrogateescape")
+
+
 def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
     """Write a checkpoint, whole or not at all: all of ``CONTENT`` but the version.
 
@@ -199,21 +223,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"no checkpoint {path}: main.py leaves them where it says, such as {EXAMPLE}")
     try:
-        content = path.read_bytes()
+        with open(path, "rb") as file:
+            if not _seal_is_whole(file):
+                reason = "its checksum is wrong or missing"
+                raise UserError(f"{path} is damaged or not a checkpoint of this suite: {reason}")
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    if not _seal_is_whole(content):
-        raise UserError(f"{path} is damaged or not a checkpoint of this suite: its checksum is wrong or missing")
-    try:
-        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except UserError:
+        raise
     except Exception as error:  # torch.load fails on foreign content in more ways than it documents
+        if is_out_of_memory(error):
+            raise
         reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
         raise UserError(f"{path} holds something else than tensors and plain values: {reason}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("format_version"), int):
         raise UserError(f"{path} is not a checkpoint of this suite")
     if (version := checkpoint["format_version"]) != FORMAT_VERSION:
         raise UserError(f"{path} has format version {version}, this suite reads version {FORMAT_VERSION}")
-    if wrong := [name for name, kind in CONTENT.items() if not isinstance(checkpoint.get(name, ...), kind)]:
+    expected = {name: kind for name, kind in CONTENT.items() if name in checkpoint or name not in ADDED}
+    if wrong := [name for name, kind in expected.items() if not isinstance(checkpoint.get(name), kind)]:
         raise UserError(f"{path} lacks {', '.join(wrong)}, so it is not a whole checkpoint")
     return checkpoint
 
@@ -223,11 +253,11 @@ def sealed(checkpoint: dict[str, Any]) -> tuple[bytes | memoryview, bytes]:
     content = io.BytesIO()  # not the file: torch hides the system's error when it fails to write to one
     torch.save(checkpoint, content)
     archive = content.getbuffer()[:-2]  # the last two bytes are the length of a comment, which is none yet
-    return archive, _seal(archive)
+    return archive, _seal(hashlib.sha256(archive).hexdigest())
 
 
-def _seal(archive: bytes | memoryview) -> bytes:
-    comment = f"sha256:{hashlib.sha256(archive).hexdigest()}".encode()
+def _seal(checksum: str) -> bytes:
+    comment = f"sha256:{checksum}".encode()
     return len(comment).to_bytes(2, "little") + comment
 
 
@@ -242,16 +272,40 @@ def described(checkpoint: dict[str, Any]) -> str:
     return f"{'the mean of several epochs up to ' if is_mean(checkpoint) else within}epoch {checkpoint['epoch']}"
 
 
-def _seal_is_whole(content: bytes) -> bool:
-    size = len(_seal(b""))
-    return content[-size:] == _seal(memoryview(content)[:-size])
+def _seal_is_whole(file: BinaryIO) -> bool:
+    """Whether a file ends with the seal of all that comes before it, which is read in parts: it may be gigabytes."""
+    digest = hashlib.sha256()
+    n_left = file.seek(0, os.SEEK_END) - len(_seal(digest.hexdigest()))
+    file.seek(0)
+    while n_left > 0 and (part := file.read(min(n_left, READ_AT_ONCE))):
+        digest.update(part)
+        n_left -= len(part)
+    return file.read(READ_AT_ONCE) == _seal(digest.hexdigest())
 
 
-def checkpoints_newest_first(checkpoint_dir: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The usable checkpoints of all runs in a folder; those that are not usable are named on stderr."""
-    candidates = [(path.stat().st_mtime_ns, path) for path in checkpoint_dir.glob("*/*.pt")]
+def checkpoints_newest_first(checkpoint_dir: Path, parameters: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The usable checkpoints of those runs in a folder that were not run with other parameters than these.
+
+    Those that are not usable are named on stderr; those that other runs delete meanwhile are passed over.
+    """
+    candidates = []
+    for folder in _entries(checkpoint_dir):
+        if not RunFolder(folder).was_run_with_other(parameters):
+            for path in _entries(folder):
+                if path.suffix == ".pt":
+                    with suppress(OSError):
+                        candidates.append((path.stat().st_mtime_ns, path))
     for _, path in sorted(candidates, reverse=True):
         try:
             yield path, read_checkpoint(path)
         except UserError as error:
-            warn(str(error))
+            if path.exists():
+                warn(str(error))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where there is none, or none any more."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dataset import NegativeSampler, SessionParallelBatches
+from dataset import NegativeSampler, SessionParallelBatches, seed_of
 from evaluation import Metrics, evaluate
 from faster.compilation import choose_step
 from faster.device import choose_device, keep_freed_memory, random_state, set_random_state, use_deterministic_algorithms
@@ -20,8 +21,12 @@ from optimizer import Optimizer, make_rule
 from runs.restoring import make_model, misfit, restored
 from runs.runfolder import metrics_columns
 from runs.trainingdata import TrainingData, data_file, refuse_large_cutoffs
-from terminal.errors import UserError
+from terminal.errors import UserError, warn
+from terminal.memory import memory_for
 from training import EpochProgress, Keeper, train_epoch
+
+EVALUATING = "evaluating takes the model and some rows of scores of all items: free some, or name another --device"
+SMALL_SHARE = 0.01  # of the next clicks may be left out of an epoch without a warning
 
 
 class TrainingRun:
@@ -45,12 +50,12 @@ class TrainingRun:
         if self.device.type == "cpu":
             keep_freed_memory()
         use_deterministic_algorithms(p.deterministic, self.device)
-        data = data or TrainingData.read(p.data_folder, p.train_data, p.valid_data, p.time_sort)
+        self.data = data = data or TrainingData.read(p.data_folder, p.train_data, p.valid_data, p.time_sort)
         self.index, self.sessions, self.support = data.index, data.sessions, data.support
         self.valid_sessions = data.valid_sessions
         self._refuse_impossible_sizes()
 
-        torch.manual_seed(p.seed)
+        torch.manual_seed(p.seed if p.seed < 2**32 else seed_of(p.seed))  # of which PyTorch heeds 32 bits on a CPU
         self.model = self._restored_model(checkpoint) if checkpoint else make_model(p, len(self.index))
         self.model.to(self.device)
         self.optimizer = Optimizer(
@@ -62,14 +67,17 @@ class TrainingRun:
         self.loss_function = make_loss_function(
             p.loss_type, p.bpreg, p.logq, p.sample_alpha, self.support.to(self.device)
         )
+        batches = SessionParallelBatches(self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2, bptt=p.bptt)
+        self.n_next_clicks = batches.n_next_clicks
+        self._warn_of_clicks_left_out()
         self.feed = MiniBatches(
-            SessionParallelBatches(self.sessions, p.batch_size, min_alive=1 if p.n_sample else 2, bptt=p.bptt),
+            batches,
             NegativeSampler(self.support.numpy(), p.sample_alpha, p.n_sample, p.seed, self.device),
             len(self.index),
             self.model.shared,
             self.device,
         )
-        n_steps = p.n_epochs * self.sessions.n_next_clicks // p.batch_size
+        n_steps = p.n_epochs * self.n_next_clicks // p.batch_size
         n_scores = p.batch_size * (p.batch_size + p.n_sample)
         self.step = choose_step(p.compile, self.device, n_steps, n_scores)
         self.progress = EpochProgress(epoch=0)
@@ -82,7 +90,7 @@ class TrainingRun:
         p = self.parameters
         return (
             f"{p.train_data}: {len(self.sessions.items):,} clicks in {len(self.sessions):,} sessions on "
-            f"{len(self.index):,} items, {self.sessions.n_next_clicks:,} next clicks to train on; "
+            f"{len(self.index):,} items, {self.n_next_clicks:,} next clicks to train on; "
             f"{p.valid_data}: {self.valid_sessions.n_next_clicks:,} to evaluate; device: {self.device}"
         )
 
@@ -103,6 +111,7 @@ class TrainingRun:
             self.step,
         )
 
+    @memory_for(EVALUATING)
     def evaluate(self) -> Metrics:
         """Recall@K and MRR@K on the validation sessions.
 
@@ -117,6 +126,7 @@ class TrainingRun:
             "parameters": vars(self.parameters),
             "item_ids": self.index.state(),
             "support": self.support,
+            "checksums": self.data.checksums,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epoch": epoch,
@@ -136,12 +146,37 @@ class TrainingRun:
     def _restored_model(self, checkpoint: dict[str, Any]) -> GRU4Rec:
         p = self.parameters
         model, index = restored(checkpoint, p, p.load_model)
-        if not (np.array_equal(index.ids, self.index.ids) and torch.equal(checkpoint["support"], self.support)):
-            raise UserError(
-                f"{p.load_model} was trained on other clicks than those of {data_file(p.data_folder, p.train_data)}: "
-                "name its file with --data_folder and --train_data, or start anew in another --checkpoint_dir"
+        train_file, valid_file = (data_file(p.data_folder, name) for name in (p.train_data, p.valid_data))
+        same_items = np.array_equal(index.ids, self.index.ids) and torch.equal(checkpoint["support"], self.support)
+        ours, theirs = self.data.checksums, checkpoint.get("checksums", self.data.checksums)
+        if not same_items or theirs.get("train") != ours["train"]:
+            raise self._other_clicks("trained", train_file, "name its file with --data_folder and --train_data")
+        if theirs.get("valid") != ours["valid"]:
+            raise self._other_clicks("evaluated", valid_file, "name the folder of its files with --data_folder")
+        if "checksums" not in checkpoint:
+            warn(
+                f"{p.load_model} is of an earlier version, which noted of its clicks the items alone: make sure that "
+                f"the sessions of {train_file} and {valid_file} are those that it knew"
             )
         return model
+
+    def _other_clicks(self, what: str, file: Path, what_to_do: str) -> UserError:
+        """The error of a checkpoint that was trained, or evaluated, on other clicks than a file has."""
+        p = self.parameters
+        if p.resume:
+            what_to_do = "put these back, or start anew in another --checkpoint_dir"
+        else:
+            what_to_do += ", or start anew without --load_model"
+        return UserError(f"{p.load_model} was {what} on other clicks than those of {file}: {what_to_do}")
+
+    def _warn_of_clicks_left_out(self) -> None:
+        n_all = self.sessions.n_next_clicks
+        n_left_out = n_all - self.n_next_clicks
+        if n_left_out > SMALL_SHARE * n_all:
+            warn(
+                f"{n_left_out:,} of {n_all:,} next clicks are not trained on: when they come, one session is left, and "
+                "none beside it to give it negatives; --n_sample 1, or more, trains on all of them"
+            )
 
     def _go_on_from(self, checkpoint: dict[str, Any]) -> None:
         try:

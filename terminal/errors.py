@@ -6,6 +6,7 @@ loads, which takes a second or more: that is why scripts import this file before
 """
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -50,7 +51,14 @@ def warn(message: str) -> None:
 
 
 def run_script(main: Callable[[], int | None]) -> None:
-    """Run a script's ``main`` and leave the process with its exit code, or with 2 after a :class:`UserError`."""
+    """Run a script's ``main`` and leave the process with its exit code, or with 2 after a :class:`UserError`.
+
+    What a terminal or a pipe has no code for, such as an id in Cyrillic where it knows ASCII alone, is printed as a
+    number, \\u0436.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main() or 0
         sys.stdout.flush()

@@ -9,10 +9,15 @@ from terminal.errors import UserError, did_you_mean
 
 
 class FlagParser(argparse.ArgumentParser):
-    """A parser that takes flags by their whole names only and reports mistakes as :class:`UserError`."""
+    """A parser that takes flags by their whole names only and reports mistakes as :class:`UserError`.
 
-    def __init__(self, **options: Any):
-        super().__init__(allow_abbrev=False, **options)
+    Args:
+        doc: the docstring of a script, which begins with what it does; None where Python leaves it out (``-OO``).
+        options: of ``argparse.ArgumentParser``.
+    """
+
+    def __init__(self, doc: str | None = None, **options: Any):
+        super().__init__(allow_abbrev=False, **{"description": doc and doc.partition("\n\n")[0]} | options)
 
     def error(self, message: str) -> None:
         known = [name for action in self._actions for name in action.option_strings]

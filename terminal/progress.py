@@ -12,7 +12,7 @@ with warnings.catch_warnings():  # it warns that it is experimental, and in a no
 
 
 def next_click_bar(what: str, n_clicks: int, n_done: int) -> tqdm:
-    """A bar over next clicks; it vanishes when it is closed."""
+    """A bar over next clicks; it vanishes when it is closed. A log file has nothing of it before the first minute."""
     someone_watches = sys.stderr.isatty() or "ipykernel" in sys.modules
     return tqdm(
         total=n_clicks,
@@ -21,6 +21,7 @@ def next_click_bar(what: str, n_clicks: int, n_done: int) -> tqdm:
         unit=" next clicks",
         unit_scale=True,
         mininterval=1 if someone_watches else 60,
+        delay=0 if someone_watches else 60,
         leave=False,
     )
 

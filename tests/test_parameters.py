@@ -45,6 +45,11 @@ def test_only_named_flags_are_returned():
     assert parse_flags("--k_eval 5 20 -seed 7 -sigma -2".split()) == {"k_eval": [5, 20], "seed": 7, "sigma": -2.0}
 
 
+@pytest.mark.parametrize("text", ["1,5,20", "20,5 1", "1 5 20", "5,1,20,5 20"])
+def test_cutoffs_may_have_commas_or_spaces_between_them(text):
+    assert parse_flags(f"--k_eval {text}".split()) == {"k_eval": [1, 5, 20]}
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [("", True), (" True", True), (" true", True), (" 1", True), (" False", False), (" 0", False), (" no", False)],
@@ -88,6 +93,8 @@ def test_final_activation_follows_the_loss(loss, final_act):
         "--k_eval",
         "--k_eval 0",
         "--k_eval 20 x",
+        "--k_eval 20,x",
+        "--k_eval 20,",
         "--sigma 0",
         "--sigma -3",
         "--eps 0",

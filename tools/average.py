@@ -15,7 +15,7 @@ from terminal.flags import FlagParser
 
 
 def make_parser() -> FlagParser:
-    parser = FlagParser(description=__doc__.partition("\n\n")[0])
+    parser = FlagParser(__doc__)
     parser.add_argument("checkpoints", nargs="+", type=Path, metavar="FILE", help="checkpoints of main.py")
     parser.add_argument("--output", type=Path, required=True, help="the checkpoint to write")
     return parser

@@ -231,7 +231,7 @@ def benchmark_epoch(folder: Path, device: torch.device) -> None:
 
 
 def make_parser() -> FlagParser:
-    parser = FlagParser(description=__doc__.partition("\n\n")[0])
+    parser = FlagParser(__doc__)
     parser.add_argument("what", nargs="+", choices=("all", *WHAT), help=f"all, or some of {', '.join(WHAT)}")
     parser.add_argument("--device", help=PARAMETERS["device"].help)
     parser.add_argument("--n_runs", type=COUNT, default=5, help="runs that count (%(default)s)")

@@ -50,7 +50,7 @@ def run(what: str, *flags: object, capture: bool = False) -> str:
 
 
 def main() -> None:
-    FlagParser(description=__doc__).parse_args()
+    FlagParser(__doc__).parse_args()
     clicks, runs = FOLDER / "clicks.dat", FOLDER / "checkpoint"
     run("-m tools.synthetic", "--output", clicks)
     run("preprocessing.py", "--clicks", clicks, "--data_folder", FOLDER)

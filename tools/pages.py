@@ -109,7 +109,7 @@ def draw_picture() -> None:
 
 
 def main() -> None:
-    FlagParser(description=__doc__.partition("\n\n")[0]).parse_args()
+    FlagParser(__doc__).parse_args()
     for path, content in ((FLAGS, flags_page()), (LAYOUT, layout_page())):
         with atomic_write(path) as file:
             file.write(content.encode())
