@@ -77,7 +77,7 @@ class Files:
         )
 
 
-def run_baseline(name: str, seed: int, files: Files) -> tuple[float, float, float]:
+def run_baseline(name: str, files: Files, seed: int = 0) -> tuple[float, float, float]:
     """Fit and evaluate a baseline: Recall, MRR, seconds.
 
     Raises:
@@ -153,7 +153,7 @@ def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
             }
             result = next((each for each in results if each.items() >= what.items()), None)
             if result is None:
-                figures = run_baseline(row, seed, files) if row in BASELINES else run_preset(row, seed, files, flags)
+                figures = run_baseline(row, files, seed) if row in BASELINES else run_preset(row, seed, files, flags)
                 recall, mrr, seconds = figures
                 result = what | {"recall": recall, "mrr": mrr, "seconds": round(seconds, 1)}
                 results.append(result)

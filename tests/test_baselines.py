@@ -1,5 +1,6 @@
 """The baselines against loops over sessions written from the paper's definitions."""
 
+import inspect
 import math
 from collections import Counter
 
@@ -107,6 +108,55 @@ def test_bpr_mf_scores_by_the_mean_of_the_sessions_items():
     scores = baseline.scores(one_lane(5, starts=False))
     expected = (baseline.factors[3] + baseline.factors[5]) / 2 @ baseline.factors.T
     torch.testing.assert_close(scores[0], expected)
+
+
+def test_a_step_of_bpr_mf_by_hand(monkeypatch):
+    r"""Of :math:`\ln \sigma(u (v_i - v_j))`, upwards: towards the click, away from the negative."""
+    sessions, _ = make_sessions([[0, 1], [2, 3]])
+    monkeypatch.setattr(BPRMF, "n_factors", 2)
+    monkeypatch.setattr(BPRMF, "n_epochs", 1)
+    monkeypatch.setattr(BPRMF, "learning_rate", 0.5)
+    initial, drawn = {}, {}
+    uniform, randint = torch.Tensor.uniform_, torch.randint
+
+    def noted(tensor, *limits, generator):
+        initial[len(initial)] = uniform(tensor, *limits, generator=generator).clone()
+        return tensor
+
+    def known(n, shape, generator):
+        drawn["negatives"] = randint(n, shape, generator=generator)
+        return drawn["negatives"]
+
+    monkeypatch.setattr(torch.Tensor, "uniform_", noted)
+    monkeypatch.setattr("torch.randint", known)
+    monkeypatch.setattr("torch.randperm", lambda n, generator: torch.arange(n))
+    factors = BPRMF(sessions, 4, seed=3).factors
+    users, items = (initial[place].double().numpy() for place in (0, 1))
+    assert (users.shape, items.shape) == ((2, 2), (4, 2))
+    expected = items.copy()
+    for click, negative in enumerate(drawn["negatives"].tolist()):
+        user = users[click // 2]
+        step = 0.5 / (1 + math.exp(user @ (items[click] - items[negative])))
+        expected[click] += step * user
+        expected[negative] -= step * user
+    np.testing.assert_allclose(factors.numpy(), expected, rtol=1e-5, atol=1e-7)
+    assert np.abs(expected - items).max() > 1e-3
+
+
+def test_bpr_mf_starts_as_the_authors_code_does():
+    """Uniform in ±0.05: no factor beyond, and as wide as that."""
+    sessions = make_sessions([[0, 1]] * 300)[0]
+    untrained = type("Untrained", (BPRMF,), {"n_epochs": 0})
+    factors = untrained(sessions, 2000, seed=1).factors
+    assert factors.abs().max() <= 0.05
+    assert factors.std().item() == pytest.approx(0.1 / math.sqrt(12), rel=0.01)
+    assert torch.equal(factors, untrained(sessions, 2000, seed=1).factors)
+    assert not torch.equal(factors, untrained(sessions, 2000, seed=2).factors)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_seeded_baselines_say_so(name):
+    assert ("seed" in inspect.signature(BASELINES[name]).parameters) == BASELINES[name].is_seeded == (name == "BPR-MF")
 
 
 def test_bpr_mf_learns_which_items_go_together(monkeypatch):

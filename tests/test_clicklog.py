@@ -385,6 +385,26 @@ def test_values_that_no_line_has_are_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        ("--keep event=view --keep shop=b", ["2"]),
+        ("--keep shop=b --keep event=view", ["2"]),
+        ("--keep event=view --keep event=cart", ["1", "2", "3", "4"]),
+        ("--keep event=cart --keep event=view,none", ["1", "2", "3", "4"]),
+        ("--keep event=cart --keep shop=a --keep shop=b --keep shop=c", ["3", "4"]),
+    ],
+)
+def test_every_keep_counts(keep, expected, tmp_path):
+    rows = "1,view,a 2,view,b 3,cart,a 4,cart,b 5,buy,b".split()
+    (tmp_path / "log.csv").write_text("i,event,shop,s,t\n" + "".join(f"{row},7,1\n" for row in rows))
+    line = f"--clicks {tmp_path}/log.csv --columns s,t,i --time_format seconds {keep}"
+    log = preprocessing.log_format(preprocessing.make_parser().parse_args(line.split()))
+    clicks, counts = read_log([tmp_path / "log.csv"], log)
+    assert list(map(str, clicks.item)) == expected
+    assert counts.filtered == 5 - len(expected)
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("--sep ;", "--sep is for logs with a header"),

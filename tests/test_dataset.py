@@ -17,6 +17,7 @@ from dataset import (
     alias_table,
     encode_sessions,
     read_session_clicks,
+    seed_of,
 )
 from terminal.errors import UserError
 
@@ -97,6 +98,13 @@ def test_a_block_tells_the_last_clicks_of_each_session(sessions, n_lanes, block_
                 session, place = where[items[-1]]
                 assert items == [session[max(place - ago, 0)] for ago in reversed(range(bptt))]
                 assert block.starts[:, k, lane].tolist() == [item == session[0] for item in items]
+
+
+@settings(max_examples=300, deadline=None)
+@given(session_lists, st.integers(1, 12), st.integers(1, 2))
+def test_as_many_next_clicks_are_told_as_an_epoch_has(sessions, n_lanes, min_alive):
+    batches = SessionParallelBatches(make_sessions(sessions)[0], n_lanes, min_alive)
+    assert batches.n_next_clicks == sum(sum(block.alive) for block in batches)
 
 
 def test_lanes_that_end_together_are_refilled_in_lane_order():
@@ -199,7 +207,7 @@ def test_alias_table_holds_the_distribution(weights):
     assert (threshold <= 1).all()
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 0.75, 1.0])
 def test_negatives_follow_support_to_the_power_of_alpha(alpha):
     support = np.array([1, 1000, 10, 10, 400, 3] * 50)
     sampler = NegativeSampler(support, alpha, n_sample=2048, seed=3, device=CPU)
@@ -235,6 +243,22 @@ def test_negatives_depend_on_seed_epoch_and_step_alone():
     assert torch.equal(draw(1, 2, 512), draw(1, 2, 512))
     others = [draw(2, 2, 512), draw(1, 3, 512), draw(1, 2, 0)]
     assert not any(torch.equal(draw(1, 2, 512), other) for other in others)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 10**6), st.integers(0, 2**31))
+def test_seeds_of_one_word_are_those_of_numpy(seed, epoch, first_step):
+    by_numpy = np.random.SeedSequence((seed, epoch, first_step)).generate_state(1, np.uint64)[0]
+    assert seed_of(seed, epoch, first_step) == by_numpy
+    assert seed_of(seed) == np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]
+
+
+def test_seeds_of_two_words_are_seeds_of_their_own():
+    """(seed + 2^32, epoch 0) was (seed, epoch 1)."""
+    seeds = [seed + high for seed in (0, 1, 22) for high in (0, 2**32, 2**33, 2**62)]
+    places = [(), (0,), (0, 0), *((seed, epoch, step) for seed in (0, 1) for epoch in (0, 1) for step in (0, 1, 512))]
+    drawn = [seed_of(seed, *place) for seed in seeds for place in places if len(place) == 3]
+    assert len(set(drawn)) == len(drawn)
 
 
 def test_no_negatives_are_an_empty_draw():

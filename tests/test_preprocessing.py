@@ -25,6 +25,7 @@ from preprocessing import (
     reading_time,
     size_of,
     split,
+    split_last_day,
 )
 from terminal.errors import UserError
 
@@ -99,6 +100,15 @@ def test_random_rows_put_every_rule_to_work():
     assert any(len(times) == 1 for times in by_session.values())
     assert any(len(set(times)) < len(times) for times in by_session.values())
     assert min(Counter(item for _, item, _ in rows).values()) < 5
+
+
+@pytest.mark.parametrize(("milliseconds_before", "is_train"), [(DAY + 1, True), (DAY, False), (DAY - 1, False)])
+def test_a_session_that_ends_exactly_a_day_before_the_latest_click_is_of_the_last_day(milliseconds_before, is_train):
+    latest = 10 * DAY
+    times = {1: latest - 5 * DAY, 2: latest - milliseconds_before, 3: latest}
+    train, test = split_last_day(as_clicks([(s, item, time) for s, time in times.items() for item in (1, 2)]))
+    assert set(train.session.tolist()) == ({1, 2} if is_train else {1})
+    assert set(test.session.tolist()) == ({3} if is_train else {2, 3})
 
 
 def test_no_session_is_in_two_files():

@@ -5,7 +5,7 @@ import pytest
 from runs.parameters import parse_flags, training_parameters
 from runs.presets import PRESETS
 
-# [1] tables 2 and 3 and section 4.1; [2] tables 2 and 3; [A] paramfiles/. "-": it has no effect there.
+# [1] and [2] as in runs/presets.py; [A] is paramfiles/ of the authors' repository. "-": it has no effect there.
 PUBLISHED = """
 name                   loss         input   units batch drop_in drop_h lr    momentum samples alpha bpreg logq act     recall mrr
 iclr2016-top1-100      TOP1         one-hot 100   50    0       0.5    0.01  0        0       -     -     -    tanh    0.5853 0.2305

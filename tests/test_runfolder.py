@@ -2,11 +2,14 @@
 
 import csv
 import pickle
+import shutil
+import threading
 
 import pytest
 import torch
 
-from runs.runfolder import FORMAT_VERSION, RunFolder, read_checkpoint, sealed
+from runs.runfolder import FORMAT_VERSION, RunFolder, checkpoints_newest_first, read_checkpoint, sealed
+from terminal.atomicfile import HOST
 from terminal.errors import UserError
 
 CHECKPOINT = {
@@ -127,6 +130,89 @@ def test_weights_alone_and_missing_files_are_refused(tmp_path):
         read_checkpoint(tmp_path / "m.pt")
     with pytest.raises(UserError, match="no checkpoint .*nowhere"):
         read_checkpoint(tmp_path / "nowhere.pt")
+
+
+def run_in(checkpoint_dir, name, **parameters):
+    """A run's folder with its parameters and a checkpoint of them."""
+    folder = RunFolder(checkpoint_dir / name)
+    folder.path.mkdir(parents=True)
+    folder.write_parameters(CHECKPOINT["parameters"] | parameters)
+    return folder.write_checkpoint(CHECKPOINT | {"parameters": CHECKPOINT["parameters"] | parameters})
+
+
+def test_checkpoints_of_other_experiments_are_not_read(tmp_path, monkeypatch):
+    of_all = [
+        run_in(tmp_path, "with", n_epochs=3),
+        run_in(tmp_path, "more", newer=1, n_epochs=3),
+        run_in(tmp_path, "text", data_folder="a\nlr=0.3\udcff ж", n_epochs=3),
+        run_in(tmp_path, "unnamed"),
+        run_in(tmp_path, "other", n_epochs=33),
+        run_in(tmp_path, "another", n_epochs=3, lr=0.2),
+        run_in(tmp_path, "lists", n_epochs=3, k_eval=[5]),
+    ]
+    (tmp_path / "lists" / "parameter.txt").unlink()
+    read = []
+    monkeypatch.setattr("runs.runfolder.read_checkpoint", lambda path: read.append(path))
+    wanted = CHECKPOINT["parameters"] | {"n_epochs": 3}
+    for more, expected in (
+        ({}, {"with", "more", "text", "unnamed", "lists"}),
+        ({"data_folder": "a\nlr=0.3\udcff ж"}, {"with", "more", "text", "unnamed", "lists"}),
+        ({"data_folder": "b"}, {"with", "more", "unnamed", "lists"}),
+    ):
+        read.clear()
+        list(checkpoints_newest_first(tmp_path, wanted | more))
+        assert {path.parent.name for path in read} == expected
+        assert read == sorted(set(of_all) & set(read), key=lambda path: -path.stat().st_mtime_ns)
+
+
+def test_a_checkpoint_that_another_run_deletes_meanwhile_is_passed_over(tmp_path, monkeypatch, capsys):
+    deleted, kept, damaged = (run_in(tmp_path, name) for name in ("a", "b", "c"))
+    damaged.write_bytes(b"x")
+    (tmp_path / "a" / "nowhere.pt").symlink_to("nowhere")  # deleted before anyone asks for its time
+    (tmp_path / "file").touch()
+    read = read_checkpoint
+
+    def delete_first(path):
+        deleted.unlink(missing_ok=True)
+        return read(path)
+
+    monkeypatch.setattr("runs.runfolder.read_checkpoint", delete_first)
+    assert [path for path, _ in checkpoints_newest_first(tmp_path, {})] == [kept]
+    said = capsys.readouterr().err
+    assert said.count("warning") == 1
+    assert f"{damaged} is damaged" in said
+    assert list(checkpoints_newest_first(tmp_path / "nowhere", {})) == []
+
+
+def test_listing_while_others_write_and_delete(tmp_path):
+    """Each folder and file may be gone between two looks at it."""
+    stop = threading.Event()
+
+    def write_and_delete():
+        while not stop.is_set():
+            for name in ("x", "y"):
+                folder = RunFolder(tmp_path / name)
+                folder.path.mkdir(exist_ok=True)
+                folder.write_parameters({"lr": 0.1})
+                for number in range(8):
+                    (folder.path / f"model_{number:05d}.pt").touch()
+                shutil.rmtree(folder.path)
+
+    other = threading.Thread(target=write_and_delete)
+    other.start()
+    try:
+        for _ in range(300):
+            assert list(checkpoints_newest_first(tmp_path, {"lr": 0.1})) == []
+    finally:
+        stop.set()
+        other.join()
+
+
+def test_a_new_run_clears_away_what_killed_ones_had_begun(tmp_path):
+    left = run_in(tmp_path, "07240927").with_name(f".partial.pt.{HOST}.{2**22 + 1}.tmp")
+    left.touch()
+    RunFolder.create(tmp_path)
+    assert not left.exists()
 
 
 def test_a_place_that_cannot_be_a_folder_is_named(tmp_path):

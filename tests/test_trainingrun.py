@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from conftest import make_sessions
 
 from evaluation import evaluate
 from faster.device import choose_device
@@ -13,7 +14,9 @@ from preprocessing import TRAIN_ONLY
 from runs.epochs import train_epochs
 from runs.parameters import THEMES, parse_flags, training_parameters
 from runs.presets import PRESETS
+from runs.restoring import make_model
 from runs.runfolder import RunFolder, read_checkpoint
+from runs.trainingdata import TrainingData
 from runs.trainingrun import TrainingRun
 from terminal.errors import UserError
 
@@ -68,6 +71,8 @@ CHANGES = [
     ("", "--batch_size 9"),
     ("", "--n_epochs 2"),
     ("", "--seed 23"),
+    ("", f"--seed {22 + 2**32}"),
+    (f"--n_sample 4 --seed {2**32}", f"--n_sample 4 --seed {2**33}"),
 ]
 NO_CHANGES = [
     ("", ""),
@@ -94,6 +99,47 @@ def test_no_flag_of_the_model_the_loss_or_the_optimizer_is_missing_above():
     tried = " ".join(other for _, other in CHANGES)
     for theme in ("model", "loss and negative samples", "optimizer"):
         assert all(f"--{parameter.name} " in f"{tried} " for parameter in THEMES[theme])
+
+
+def test_a_seed_of_one_word_is_that_of_pytorch(data_folder):
+    """As it was before seeds of two words became others than their first word."""
+    for seed in (0, 22, 2**32 - 1):
+        run = TrainingRun(training_parameters(parse_flags(f"{BASE} --data_folder {data_folder} --seed {seed}".split())))
+        torch.manual_seed(seed)
+        assert torch.equal(run.model.output_embedding, make_model(run.parameters, len(run.index)).output_embedding)
+
+
+def told(capsys, lengths, line):
+    """A run on sessions of these lengths, and what making it said on stderr."""
+    sessions, index = make_sessions([[i % 7 for i in range(length)] for length in [7, *lengths]])
+    data = TrainingData(index, sessions, torch.from_numpy(sessions.support(7)), make_sessions([[0, 1]])[0])
+    flags = parse_flags(f"--hidden_size 2 --batch_size 8 --k_eval 5 --device cpu {line}".split())
+    return TrainingRun(training_parameters(flags), data=data), capsys.readouterr().err
+
+
+def test_clicks_that_are_left_out_are_told(capsys):
+    """One session of 10,000 clicks among short ones: from when it is alone on, nothing is left to compare with."""
+    lengths = [4] * 79 + [10_000]
+    run, said = told(capsys, lengths, "")
+    run.train_epoch()
+    assert run.progress.n_clicks == run.n_next_clicks < 500
+    assert (n_all := run.sessions.n_next_clicks) == 10_242
+    assert f"81 sessions on 7 items, {run.n_next_clicks} next clicks to train on" in run.describe()
+    assert said.startswith(f"warning: {n_all - run.n_next_clicks:,} of {n_all:,} next clicks are not trained on: ")
+    assert "--n_sample 1, or more, trains on all" in said
+    run, said = told(capsys, lengths, "--n_sample 1")
+    assert f"{n_all:,} next clicks to train on" in run.describe()
+    assert said == ""
+
+
+def test_a_percent_may_be_left_out_without_a_warning(capsys):
+    left_out = {}
+    for n_short in range(200, 300, 8):
+        run, said = told(capsys, [4] * n_short + [10], "")
+        n_all = run.sessions.n_next_clicks
+        left_out[n_short] = n_all - run.n_next_clicks > n_all / 100
+        assert bool(said) == left_out[n_short]
+    assert set(left_out.values()) == {True, False}
 
 
 def test_the_epoch_ends_with_two_lanes_only_where_they_are_the_only_negatives(data_folder, tmp_path):
