@@ -3,8 +3,8 @@
 import csv
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,20 +20,52 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         UserError: the file cannot be written (no such folder, no permission, no space).
     """
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with open(unfinished, "wb") as file:
+    with write_together() as open_file, open_file(path) as file:
+        yield file
+
+
+@contextmanager
+def write_together() -> Iterator[Callable[[Path], AbstractContextManager[BinaryIO]]]:
+    """Files that take their places together, when the block ends without an exception.
+
+    Gives what opens them, one after another, as :func:`atomic_write` does. All are whole on the disk before the first
+    takes its place, so that a full disk leaves all places as they were. Then they are renamed one by one, the last
+    first: a file that tells what the others are is there before them, and gives them away if the process is killed
+    between two renames.
+
+    Raises:
+        UserError: a file cannot be written (no such folder, no permission, no space).
+    """
+    unfinished: dict[Path, Path] = {}
+
+    @contextmanager
+    def open_file(path: Path) -> Iterator[BinaryIO]:
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder")
+        with _said_of(path):
+            unfinished[path] = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            with open(unfinished[path], "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(unfinished, path)
-            _flush_folder(path.parent)
-        finally:
+
+    try:
+        yield open_file
+        for path in reversed(unfinished):
+            with _said_of(path):
+                os.replace(unfinished[path], path)
+                _flush_folder(path.parent)
+    finally:
+        for left in unfinished.values():
             with suppress(OSError):
-                unfinished.unlink()
+                left.unlink()
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """Say of an error of the system which file it befell."""
+    try:
+        yield
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
