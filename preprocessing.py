@@ -125,8 +125,9 @@ def split_at(clicks: Clicks, split_time: int, protocol: Protocol = PAPER) -> tup
     later = np.repeat(clicks.time[decisive] >= split_time, np.diff(offsets))
     train, held_out = clicks.select(~later), clicks.select(later)
     if protocol.across == "cut":
-        train = drop_short_sessions(train.select(train.time < split_time))
-        held_out = drop_short_sessions(held_out.select(held_out.time >= split_time))
+        train = train.select(train.time < split_time)
+        held_out = held_out.select(held_out.time >= split_time)
+    train, held_out = drop_short_sessions(train), drop_short_sessions(held_out)
     return train, held_out if protocol.unknown_items == "keep" else keep_known_items(held_out, train)
 
 
@@ -284,8 +285,8 @@ def main(argv: list[str] | None = None) -> None:
     if flags.dataset == "list":
         print(dataset_table())
         return
-    paths = flags.clicks = flags.clicks or (find_files(flags.dataset) if flags.dataset else None)
     log = log_format(flags)
+    paths = flags.clicks or find_files(flags.dataset)
     to_read = [*paths, *filter(None, [flags.test_clicks])]
     print("reading " + " and ".join(f"{path}{reading_time(path)}" for path in to_read), flush=True)
     raw_test = read_raw_clicks(flags.test_clicks, bool(flags.skip_bad_lines)) if flags.test_clicks else None

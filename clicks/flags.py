@@ -220,7 +220,7 @@ def log_format(flags: Namespace) -> LogFormat | None:
         return None
     if flags.drop_by_line:
         raise UserError("--drop_by_line is for YooChoose's format: leave it out, or --columns")
-    if not flags.clicks:
+    if not (flags.clicks or flags.dataset):
         raise UserError("--columns needs --clicks FILE, the log to read")
     if flags.test_clicks:
         raise UserError("--test_clicks is for YooChoose's format; with --columns, the last day is the test set")
