@@ -25,7 +25,7 @@ import pandas as pd
 
 from clicks.clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets
 from clicks.clicklog import LogFormat, read_events
-from clicks.datasets import KAGGLE_INPUT, PUBLISHED, YOOCHOOSE, equals_published, find_files
+from clicks.datasets import PUBLISHED, YOOCHOOSE, equals_published, find_files
 from clicks.doubts import doubt_the_last_days, doubts_about_files, doubts_about_sessions, doubts_about_users
 from clicks.flags import dataset_table, log_format, make_parser, parse_flags, protocol_of
 from clicks.prepared import DATA_FOLDER, TEST, TRAIN_FULL, TRAIN_ONLY, VALID, Record, Size, size_of, write_prepared
@@ -203,11 +203,6 @@ class Steps:
     def print_row(self, what: str, size: Size, remark: str = "") -> None:
         row = f"{what:<{self.WIDTH}}{size.clicks:>13,}{size.sessions:>13,}{size.items:>11,}  {remark}"
         print(row.rstrip(), flush=True)
-
-
-def find_clicks(kaggle_input: Path = KAGGLE_INPUT) -> Path:
-    """The YooChoose click file where the README or Kaggle put it, see :func:`clicks.datasets.find_files`."""
-    return find_files(YOOCHOOSE, kaggle_input)[0]
 
 
 def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: Namespace) -> Clicks:

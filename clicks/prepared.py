@@ -107,6 +107,8 @@ def read_record(folder: Path) -> Record | None:
     try:
         content = json.loads(path.read_bytes())
         record = Record(**{name: content[name] for name in Record.__annotations__})
+        if not isinstance(record.dataset, str | None):
+            raise TypeError
         if not all(isinstance(file["bytes"], int) and len(file["sha256"]) == 64 for file in record.files.values()):
             raise TypeError
     except FileNotFoundError:
@@ -120,6 +122,15 @@ def read_record(folder: Path) -> Record | None:
     return record
 
 
+def is_prepared(folder: Path, dataset: str) -> bool:
+    """Whether a folder has all files of a data set, changed or not, as far as its record and their sizes say."""
+    try:
+        record = read_record(folder)
+    except UserError:
+        return False
+    return record is not None and record.dataset == dataset and not _of_another_size(folder, record, there=False)
+
+
 def refuse_mixture(path: Path) -> None:
     """Refuse a prepared file that is not the one that the record beside it tells of, or that lies beside such a file.
 
@@ -131,8 +142,7 @@ def refuse_mixture(path: Path) -> None:
     record = read_record(path.parent)
     if record is None or path.name not in record.files:
         return
-    sizes = {path.parent / name: file["bytes"] for name, file in record.files.items()}
-    foreign = [file for file, size in sizes.items() if file.exists() and file.stat().st_size != size]
+    foreign = _of_another_size(path.parent, record)
     if not foreign and path.exists() and _sha256(path) != record.files[path.name]["sha256"]:
         foreign = [path]
     if foreign:
@@ -140,6 +150,12 @@ def refuse_mixture(path: Path) -> None:
             f"{' and '.join(map(str, foreign))} and {path.parent / RECORD} do not belong together, as if writing the "
             f"files had been cut off: run `{record.command}` again, or delete {RECORD} to use the files as they are"
         )
+
+
+def _of_another_size(folder: Path, record: Record, there: bool = True) -> list[Path]:
+    """The files that have another size than the record says; those that are not there at all only if asked."""
+    sizes = {folder / name: file["bytes"] for name, file in record.files.items()}
+    return [path for path, size in sizes.items() if (path.stat().st_size != size if path.exists() else not there)]
 
 
 def _sha256(path: Path) -> str:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clicks.clickfile import Clicks, read_clicks, read_raw_clicks, write_click_files
+from clicks.datasets import find_files
 from clicks.synthetic import synthetic_clicks, write_raw_clicks
 from preprocessing import (
     PUBLISHED,
@@ -19,7 +20,6 @@ from preprocessing import (
     VALID,
     Size,
     equals_published,
-    find_clicks,
     last_days,
     main,
     reading_time,
@@ -203,11 +203,11 @@ def test_a_large_file_says_how_long_it_takes(tmp_path):
 
 def test_clicks_are_found_where_the_readme_puts_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    find = partial(find_clicks, tmp_path / "kaggle" / "input")
+    find = partial(find_files, "yoochoose", tmp_path / "kaggle" / "input")
     with pytest.raises(UserError, match=r"no yoochoose-clicks\.dat .*download .*attach .*--clicks"):
         find()
     for place in ("kaggle/input/datasets/someone/recsys-challenge-2015", ".", "data/raw_data", "data/raw", "data"):
         folder = tmp_path / place
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "yoochoose-clicks.dat").touch()
-        assert find().resolve() == (folder / "yoochoose-clicks.dat").resolve()
+        assert [path.resolve() for path in find()] == [(folder / "yoochoose-clicks.dat").resolve()]

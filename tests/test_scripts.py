@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from clicks.prepared import RECORD
 from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID
 from terminal.errors import UserError
 
@@ -36,7 +37,7 @@ def weights(path):
 
 
 def test_preprocessing_prints_what_it_writes(prepared, run_script, tmp_path):
-    assert {path.name for path in prepared.iterdir()} == {TRAIN_FULL, TEST, TRAIN_ONLY, VALID}
+    assert {path.name for path in prepared.iterdir()} == {TRAIN_FULL, TEST, TRAIN_ONLY, VALID, RECORD}
     printed = run_script("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "elsewhere").stdout
     for name in (TRAIN_FULL, TEST, TRAIN_ONLY, VALID):
         lines = (tmp_path / "elsewhere" / name).read_text().splitlines()[1:]
