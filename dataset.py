@@ -19,6 +19,7 @@ from torch import Tensor
 
 from clicks.clickfile import Clicks, read_clicks, session_offsets
 from clicks.itemindex import ItemIndex
+from clicks.prepared import refuse_mixture
 from preprocessing import drop_short_sessions
 from terminal.errors import UserError
 
@@ -54,8 +55,10 @@ def read_session_clicks(path: Path) -> Clicks:
     """Read a prepared click file and bring every session together, its clicks in the order of time.
 
     Raises:
-        UserError: the file is missing, malformed, or holds no session of two clicks.
+        UserError: the file is missing, malformed, another than the folder's record tells of, or holds no session of two
+            clicks.
     """
+    refuse_mixture(path)
     clicks = drop_short_sessions(read_clicks(path).sorted())
     if len(clicks) == 0:
         raise UserError(f"{path} holds no session of two clicks, so there is nothing to predict")

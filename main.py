@@ -26,7 +26,7 @@ from runs.parameters import (
     what_matters,
     with_preset,
 )
-from runs.presets import PRESETS, preset_table
+from runs.presets import PRESETS, preset_table, why_figures_differ
 from runs.restoring import restored_for_evaluation, saved_parameters
 from runs.runfolder import RunFolder, checkpoints_newest_first, described, is_mean, read_checkpoint
 from runs.trainingdata import data_file, read_valid_sessions, refuse_large_cutoffs
@@ -112,15 +112,17 @@ def go_on(path: Path, checkpoint: dict[str, Any], flags: dict[str, Any], folder:
 
 def train(training: TrainingRun, folder: RunFolder | None = None) -> int:
     """Train to the end, or until a signal; the exit code says which."""
+    p = training.parameters
     refuse_missing_epochs(training, folder)
-    folder = folder or RunFolder.create(Path(training.parameters.checkpoint_dir))
+    if p.preset and (why := why_figures_differ(p.preset, Path(p.data_folder))):
+        print(why)
+    folder = folder or RunFolder.create(Path(p.checkpoint_dir))
     print(f"{training.describe()}\nrun folder: {folder.path}", flush=True)
     try:
         train_epochs(training, folder)
     except Interrupted as interrupted:
         newest = max(folder.path.glob("*.pt"), key=lambda path: path.stat().st_mtime_ns)
-        resumed = training.parameters.resume
-        how = "the same line again" if resumed else f"python main.py --load_model {newest}"
+        how = "the same line again" if p.resume else f"python main.py --load_model {newest}"
         print(f"stopped by {interrupted}, everything is saved; go on with: {how}")
         return interrupted.exit_code
     return 0

@@ -2,78 +2,105 @@
 
 Sessions of one click are dropped, so are items with fewer than five clicks; the last day is the test set, a session is
 never cut in two, and clicks on items that training never saw leave the test set ([1] Hidasi et al., ICLR 2016,
-"Experiments", and the authors' own script).
+"Experiments", and the authors' own script). Other data sets' figures were measured by other protocols: see
+:class:`clicks.protocol.Protocol` for what may differ, and :mod:`clicks.datasets` for what each has.
 
-    python preprocessing.py --clicks yoochoose-clicks.dat                                    # the paper's protocol
-    python preprocessing.py --clicks yoochoose-clicks.dat --test_clicks yoochoose-test.dat   # the challenge's test file
-    python preprocessing.py --clicks FILE --columns session,time,item --time_format iso      # another log, see clicklog
+    python preprocessing.py                                                          # YooChoose, the paper's protocol
+    python preprocessing.py --dataset rees46                                         # another data set; list: show them
+    python preprocessing.py --clicks FILE --columns session,time,item --time_format iso                # any other log
 """
 
 from terminal.errors import UserError, run_script
 
 # isort: split
-import argparse
-from dataclasses import dataclass
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from clicks.clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets, write_click_files
-from clicks.clicklog import LogFormat, read_log, sessions_of_users, time_kind
+from clicks.clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets
+from clicks.clicklog import LogFormat, read_events
+from clicks.datasets import PUBLISHED, YOOCHOOSE, equals_published, find_files
+from clicks.doubts import doubt_the_last_days, doubts_about_files, doubts_about_sessions, doubts_about_users
+from clicks.flags import dataset_table, log_format, make_parser, parse_flags, protocol_of
+from clicks.prepared import DATA_FOLDER, TEST, TRAIN_FULL, TRAIN_ONLY, VALID, Record, Size, size_of, write_prepared
+from clicks.protocol import LATEST, OWN, PAPER, Protocol
+from clicks.sessions import Handling, sessions_of
 from terminal.atomicfile import make_folder
 from terminal.errors import warn
-from terminal.flags import FlagParser, whole_number
 from terminal.progress import about
 
-DATA_FOLDER = Path("data/preprocessed_data")
-TRAIN_FULL, TEST = "recSys15TrainFull.txt", "recSys15Test.txt"
-TRAIN_ONLY, VALID = "recSys15TrainOnly.txt", "recSys15Valid.txt"
-
 SECONDS_A_BYTE = 26 / 1.5e9  # measured on a file of the size of YooChoose
-
 MIN_SESSION_CLICKS = 2
 MIN_ITEM_CLICKS = 5
-
-LOCAL_PLACES = (Path("data"), Path("data/raw"), Path("data/raw_data"), Path())
-KAGGLE_INPUT = Path("/kaggle/input")
-USUAL_NAMES = ("yoochoose-clicks.dat", "yoochoose-clicks.dat.gz")
-PLAUSIBLE = np.datetime64("1990"), np.datetime64("2100")  # times of clicks
-WHERE_TO_GET_IT = "https://www.kaggle.com/datasets/chadgostopp/recsys-challenge-2015"
+PLAUSIBLE = np.array(["1990", "2100"], dtype="datetime64[ms]").astype(np.int64)  # times of clicks
 
 
-@dataclass(frozen=True)
-class Size:
-    """How much a file holds; ``items`` is None where the paper gives no number."""
-
-    clicks: int
-    sessions: int
-    items: int | None
-
-    def __str__(self) -> str:
-        on_items = "" if self.items is None else f" on {self.items:,} items"
-        return f"{self.clicks:,} clicks in {self.sessions:,} sessions{on_items}"
+Say = Callable[[str, Clicks], None]  # is told what each step left
 
 
-PUBLISHED = {TRAIN_FULL: Size(31_637_239, 7_966_257, 37_483), TEST: Size(71_222, 15_324, None)}  # [1], "Experiments"
+def say_nothing(step: str, clicks: Clicks) -> None:
+    pass
+
+
+def without(clicks: Clicks, dropped: np.ndarray) -> Clicks:
+    """The clicks but for some. Where clicks know their lines, those on the same line of another file go, too."""
+    if clicks.line is not None:
+        lines = np.zeros(clicks.line.max(initial=0) + 1, dtype=np.bool_)
+        lines[clicks.line[dropped]] = True
+        dropped = lines[clicks.line]
+    return clicks.select(~dropped)
+
+
+def merge_repeats(clicks: Clicks) -> Clicks:
+    """Of several clicks of a session on one item in a row, keep the first."""
+    repeated = np.zeros(len(clicks), dtype=np.bool_)
+    repeated[1:] = (clicks.session[1:] == clicks.session[:-1]) & (clicks.item[1:] == clicks.item[:-1])
+    return without(clicks, repeated)
 
 
 def drop_short_sessions(clicks: Clicks) -> Clicks:
     """Drop sessions of fewer than two clicks. Clicks of a session must lie together, as everywhere in this file."""
     lengths = np.diff(session_offsets(clicks.session))
-    return clicks.select(np.repeat(lengths >= MIN_SESSION_CLICKS, lengths))
+    return without(clicks, np.repeat(lengths < MIN_SESSION_CLICKS, lengths))
 
 
 def drop_rare_items(clicks: Clicks) -> Clicks:
     """Drop clicks on items with fewer than five clicks."""
     code, item_ids = pd.factorize(clicks.item)
     clicks_of = np.bincount(code, minlength=len(item_ids))
-    return clicks.select(clicks_of[code] >= MIN_ITEM_CLICKS)
+    return without(clicks, clicks_of[code] < MIN_ITEM_CLICKS)
 
 
-def filter_clicks(raw: Clicks) -> Clicks:
-    """The paper's filters in their order: short sessions, rare items, and sessions that became short by that."""
-    return drop_short_sessions(drop_rare_items(drop_short_sessions(raw.sorted())))
+FILTERS = (
+    ("sessions of one click dropped", drop_short_sessions),
+    ("items of fewer than five dropped", drop_rare_items),
+)
+
+
+def filter_clicks(raw: Clicks, protocol: Protocol = PAPER, say: Say = say_nothing) -> Clicks:
+    """The paper's filters in their order: short sessions, rare items, and sessions that became short by that.
+
+    With ``repeat_filters``, on and on until neither filter drops anything.
+    """
+    clicks = raw.sorted()
+    del raw  # on 33 million clicks, every copy that is let go counts
+    say("sessions of the log", clicks)
+    if protocol.merge_repeats:
+        clicks = merge_repeats(clicks)
+        say("repeated clicks merged", clicks)
+    n_done = n_idle = 0
+    while n_idle < len(FILTERS) if protocol.repeat_filters else n_done < 3:
+        what, drop = FILTERS[n_done % len(FILTERS)]
+        n_before, clicks = len(clicks), drop(clicks)
+        say(what, clicks)
+        n_done, n_idle = n_done + 1, n_idle + 1 if len(clicks) == n_before else 0
+    return replace(clicks, line=None)
 
 
 def last_days(clicks: Clicks, n_days: int) -> Clicks:
@@ -83,20 +110,25 @@ def last_days(clicks: Clicks, n_days: int) -> Clicks:
     return clicks.select(np.repeat(recent, np.diff(offsets)))
 
 
-def split_last_day(clicks: Clicks) -> tuple[Clicks, Clicks]:
-    """Split off the sessions whose last click lies within a day of the latest click of all.
+def split_at(clicks: Clicks, split_time: int, protocol: Protocol = PAPER) -> tuple[Clicks, Clicks]:
+    """Split off the sessions that end (or begin, see :class:`Protocol`) at a time or later.
 
     Args:
         clicks: filtered clicks, sorted by session and time.
+        split_time: in milliseconds.
 
     Returns:
-        The earlier sessions, and those of the last day after :func:`keep_known_items`.
+        The earlier sessions, and the later ones after :func:`keep_known_items`, if the protocol has it.
     """
     offsets = session_offsets(clicks.session)
-    last_click = clicks.time[offsets[1:] - 1]
-    earlier = np.repeat(last_click < clicks.time.max() - DAY, np.diff(offsets))
-    train = clicks.select(earlier)
-    return train, keep_known_items(clicks.select(~earlier), train)
+    decisive = offsets[1:] - 1 if protocol.split_by == "end" else offsets[:-1]
+    later = np.repeat(clicks.time[decisive] >= split_time, np.diff(offsets))
+    train, held_out = clicks.select(~later), clicks.select(later)
+    if protocol.across == "cut":
+        train = train.select(train.time < split_time)
+        held_out = held_out.select(held_out.time >= split_time)
+    train, held_out = drop_short_sessions(train), drop_short_sessions(held_out)
+    return train, held_out if protocol.unknown_items == "keep" else keep_known_items(held_out, train)
 
 
 def keep_known_items(clicks: Clicks, train: Clicks) -> Clicks:
@@ -104,192 +136,109 @@ def keep_known_items(clicks: Clicks, train: Clicks) -> Clicks:
     return drop_short_sessions(clicks.select(np.isin(clicks.item, pd.unique(train.item))))
 
 
-def split(raw: Clicks, raw_test: Clicks | None = None) -> dict[str, Clicks]:
+def split(
+    raw: Clicks, raw_test: Clicks | None = None, protocol: Protocol = PAPER, say: Say = say_nothing
+) -> dict[str, Clicks]:
     """All four files from raw clicks, by name.
 
     Args:
         raw: raw clicks in any order.
         raw_test: the challenge's own test clicks; given, they are the test set and all of ``raw`` is training data.
+        protocol: the paper's, or another one.
+        say: is told what each step left.
 
     Raises:
         UserError: a file would be empty.
     """
-    clicks = filter_clicks(raw)
-    del raw  # on 33 million clicks, every copy that is let go counts
+    clicks = filter_clicks(raw, protocol, say)
+    del raw
     if len(clicks) == 0:
         raise UserError(
             f"no clicks are left after the filters: sessions need {MIN_SESSION_CLICKS} clicks, items {MIN_ITEM_CLICKS}"
         )
+    first, latest, days = clicks.time.min(), clicks.time.max(), protocol.test_days * DAY
+    last_time = latest if protocol.last_time in (OWN, LATEST) else protocol.last_time
     if raw_test is None:
-        train_full, test = split_last_day(clicks)
+        last_time -= days
+        train_full, test = split_at(clicks, last_time, protocol)
+        doubt_the_last_days(train_full, last_time, test)
     else:
         train_full, test = clicks, keep_known_items(raw_test.sorted(), clicks)
-    n_days = np.ptp(clicks.time) / DAY
     del clicks
-    train_only, valid = split_last_day(train_full) if len(train_full) else (train_full, train_full)
+    if protocol.last_time == OWN and len(train_full):
+        last_time = train_full.time.max()
+    train_only, valid = split_at(train_full, last_time - days, protocol)
+    doubt_the_last_days(train_only, last_time - days, valid)
     files = {TRAIN_FULL: train_full, TEST: test, TRAIN_ONLY: train_only, VALID: valid}
     if empty := [name for name, content in files.items() if len(content) == 0]:
         raise UserError(
-            f"{', '.join(empty)} would be empty: the filtered clicks span "
-            f"{n_days:.1f} days, and the splits take a test day and a validation day off the end"
+            f"{', '.join(empty)} would be empty: the filtered clicks span {(latest - first) / DAY:.1f} days, "
+            f"{span(first, latest)}, and the splits take {protocol.test_days} test days and as many "
+            "validation days off the end"
         )
     return files
 
 
-def size_of(clicks: Clicks) -> Size:
-    """Count clicks, sessions and items."""
-    return Size(len(clicks), len(session_offsets(clicks.session)) - 1, len(pd.unique(clicks.item)))
+def span(first: int, last: int) -> str:
+    """A time to another, in words that have no fractions of seconds."""
+    times = (str(np.datetime64(int(time), "ms").astype("datetime64[s]")).replace("T", " ") for time in (first, last))
+    return " to ".join(times)
 
 
-def find_clicks(kaggle_input: Path = KAGGLE_INPUT) -> Path:
-    """The YooChoose click file where the README or Kaggle put it.
+class Steps:
+    """Tells what each step left, in a table and for the record."""
 
-    Args:
-        kaggle_input: the folder in which Kaggle has the attached data sets, each in a folder of its own.
+    WIDTH = 34
 
-    Raises:
-        UserError: it is in none of these places.
-    """
-    for name in USUAL_NAMES:
-        for place in LOCAL_PLACES:
-            if (place / name).is_file():
-                return place / name
-        if found := sorted(kaggle_input.glob(f"**/{name}")):
-            return found[0]
-    raise UserError(
-        f"no {USUAL_NAMES[0]} in {', '.join(map(str, LOCAL_PLACES))} or {kaggle_input}: download it from "
-        f"{WHERE_TO_GET_IT} into data/ (on Kaggle: attach that data set), or say where it is with --clicks"
-    )
+    def __init__(self):
+        self.rows: list[dict[str, str | int]] = []
 
+    def __call__(self, step: str, clicks: Clicks) -> None:
+        size = size_of(clicks)
+        if not self.rows:
+            print(f"{'step or file':<{self.WIDTH}}{'clicks':>13}{'sessions':>13}{'items':>11}")
+        self.rows.append({"step": step} | asdict(size))
+        self.print_row(step, size)
 
-def equals_published(name: str, size: Size) -> bool:
-    """Whether a file holds just as much as [1] reports."""
-    published = PUBLISHED.get(name)
-    if published is None or (size.clicks, size.sessions) != (published.clicks, published.sessions):
-        return False
-    return published.items in (None, size.items)
+    def print_row(self, what: str, size: Size, remark: str = "") -> None:
+        row = f"{what:<{self.WIDTH}}{size.clicks:>13,}{size.sessions:>13,}{size.items:>11,}  {remark}"
+        print(row.rstrip(), flush=True)
 
 
-def make_parser() -> FlagParser:
-    parser = FlagParser(__doc__)
-    parser.add_argument(
-        "--clicks",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="raw clicks, plain or .gz, one file or several (default: YooChoose's, looked for in data/ and on Kaggle)",
-    )
-    parser.add_argument(
-        "--test_clicks",
-        type=Path,
-        metavar="FILE",
-        help="the challenge's yoochoose-test.dat: it becomes the test set, and all of --clicks is training data "
-        "(default: the last day is the test set, as in the paper)",
-    )
-    parser.add_argument(
-        "--columns",
-        metavar="SESSION,TIME,ITEM",
-        help="read a log with a header, and in it the columns of these names; TIME may be DATES+MILLISECONDS, two "
-        "columns to add (default: YooChoose's format, without a header)",
-    )
-    parser.add_argument("--sep", metavar="CHARACTER", help="what separates the log's columns; \\t: a tab (default: ,)")
-    parser.add_argument(
-        "--time_format",
-        metavar="FORMAT",
-        help="of the log's times: seconds or milliseconds since the epoch, iso (2019-10-01 23:59:59 and the like), or "
-        "a pattern of Python's strptime such as %%d.%%m.%%Y %%H:%%M; a time without a zone is UTC",
-    )
-    parser.add_argument(
-        "--session_gap",
-        type=float,
-        metavar="MINUTES",
-        help="the log has users in place of sessions: a session of a user ends with a longer pause than this",
-    )
-    parser.add_argument(
-        "--keep",
-        action="append",
-        metavar="COLUMN=VALUE[,VALUE]",
-        help="keep the log's lines with one of these values in a column; may be given several times",
-    )
-    parser.add_argument(
-        "--skip_bad_lines",
-        action="store_true",
-        help="skip lines that are not clicks, and count them (default: refuse the file and write nothing)",
-    )
-    parser.add_argument(
-        "--last_days",
-        type=whole_number(1, 100_000),
-        help="for a quick look, take only the sessions of the last N days of --clicks (default: all)",
-        metavar="N",
-    )
-    parser.add_argument(
-        "--data_folder", type=Path, default=DATA_FOLDER, metavar="DIR", help="where the files go (default: %(default)s)"
-    )
-    return parser
-
-
-def log_format(flags: argparse.Namespace) -> LogFormat | None:
-    """What the flags say of a log with a header; None for YooChoose's format.
-
-    Raises:
-        UserError: they do not say all, or contradict each other.
-    """
-    if flags.columns is None:
-        for name in ("sep", "time_format", "session_gap", "keep"):
-            if getattr(flags, name) is not None:
-                raise UserError(f"--{name} is for logs with a header: say with --columns which columns are to be read")
-        return None
-    if not flags.clicks:
-        raise UserError("--columns needs --clicks FILE, the log to read")
-    if flags.test_clicks:
-        raise UserError("--test_clicks is for YooChoose's format; with --columns, the last day is the test set")
-    columns = flags.columns.split(",")
-    if len(columns) != 3 or not all(columns):
-        raise UserError(f"--columns {flags.columns} is not three names, such as session,time,item")
-    if flags.time_format is None:
-        raise UserError(
-            "--columns needs --time_format: seconds, milliseconds, iso or a pattern such as '%Y-%m-%d %H:%M:%S'"
-        )
-    try:
-        time_kind(flags.time_format)
-    except ValueError as error:
-        raise UserError(f"--time_format {error}") from error
-    separator = {None: ",", "\\t": "\t"}.get(flags.sep, flags.sep)
-    if len(separator) != 1 or not separator.isascii() or separator in '"\r\n':
-        raise UserError(f"--sep {flags.sep!r} is not a single ASCII character, or \\t for a tab")
-    if flags.session_gap is not None and not 0 < flags.session_gap < float("inf"):
-        raise UserError(f"--session_gap {flags.session_gap:g} is not a number of minutes above 0")
-    keep: dict[str, list[str]] = {}
-    for text in flags.keep or ():
-        name, equals, values = text.partition("=")
-        if not (name and equals):
-            raise UserError(f"--keep {text} is not COLUMN=VALUE")
-        keep.setdefault(name, []).extend(values.split(","))
-    return LogFormat(*columns, flags.time_format, separator, keep)
-
-
-def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: argparse.Namespace) -> Clicks:
+def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: Namespace) -> Clicks:
     """The clicks of a log, its users cut into sessions if ``--session_gap`` says so; prints what was found.
 
     Raises:
         UserError: the log is unusable.
     """
-    clicks, counts = read_log(paths, log, flags.skip_bad_lines)
+    lines, counts, ends = read_events(paths, log, bool(flags.skip_bad_lines), bool(flags.cut_first))
     left_out = {"that --keep does not keep": counts.filtered}
     left_out |= {f"without {log.session}": counts.without_session, f"without {log.item}": counts.without_item}
     if any(left_out.values()):
         print("left out: " + ", ".join(f"{number:,} lines {why}" for why, number in left_out.items() if number))
-    of_users = ""
-    if flags.session_gap is not None:
-        of_users = f"{len(pd.unique(clicks.session)):,} users in "
-        clicks = sessions_of_users(clicks, round(flags.session_gap * 60_000))
+    has_users = flags.session_gap is not None
+    doubts_about_files(lines, ends, paths, has_users or bool(flags.sessions_per_file))
+    if has_users:
+        doubts_about_users(lines, log.session)
+    of_users = f"{len(lines.session_names):,} users in " if has_users else ""
+    clicks = sessions_of(lines, ends, Handling.of(flags))
     n_sessions, n_items = len(pd.unique(clicks.session)), len(pd.unique(clicks.item))
-    first, last = (np.datetime64(int(time), "ms") for time in (clicks.time.min(), clicks.time.max()))
-    span = " to ".join(str(time.astype("datetime64[s]")).replace("T", " ") for time in (first, last))
-    print(f"{len(clicks):,} clicks of {of_users}{n_sessions:,} sessions on {n_items:,} items, {span} UTC", flush=True)
-    if first < PLAUSIBLE[0] or last >= PLAUSIBLE[1]:
-        warn(f"clicks of {span}: is --time_format {flags.time_format} right?")
+    times = span(clicks.time.min(), clicks.time.max())
+    print(f"{len(clicks):,} clicks of {of_users}{n_sessions:,} sessions on {n_items:,} items, {times} UTC", flush=True)
+    if not all(PLAUSIBLE[0] <= time < PLAUSIBLE[1] for time in (clicks.time.min(), clicks.time.max())):
+        warn(f"clicks of {times}: is --time_format {flags.time_format} right?")
     return clicks
+
+
+def read_raw_sessions(paths: list[Path], flags: Namespace) -> Clicks:
+    """The clicks of files in YooChoose's format."""
+    parts = [read_raw_clicks(path, bool(flags.skip_bad_lines)) for path in paths]
+    if flags.drop_by_line:
+        parts = [replace(part, line=np.arange(len(part), dtype=np.int32)) for part in parts]
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    lines = concatenated(parts)
+    doubts_about_files(lines, ends, paths, bool(flags.sessions_per_file))
+    return sessions_of(lines, ends, Handling.of(flags))
 
 
 def reading_time(path: Path) -> str:
@@ -298,43 +247,57 @@ def reading_time(path: Path) -> str:
     return f" ({size / 1e9:.1f} GB: {about(size * SECONDS_A_BYTE)})" if size > 1e8 else ""
 
 
-def read_asked_clicks(paths: list[Path], log: LogFormat | None, flags: argparse.Namespace) -> Clicks:
-    """The clicks of the files, all or those of the last days."""
-    if log:
-        clicks = read_sessions_of_log(paths, log, flags)
-    else:
-        clicks = concatenated([read_raw_clicks(path, flags.skip_bad_lines) for path in paths])
-    return last_days(clicks.sorted(), flags.last_days) if flags.last_days else clicks
+def read_asked_clicks(paths: list[Path], log: LogFormat | None, flags: Namespace) -> Clicks:
+    """The clicks of the files, all or those of the last days, by session and time."""
+    clicks = read_sessions_of_log(paths, log, flags) if log else read_raw_sessions(paths, flags)
+    clicks = clicks.sorted()
+    doubts_about_sessions(clicks, log.session if log else "session", are_cut=flags.session_gap is not None)
+    return last_days(clicks, flags.last_days) if flags.last_days else clicks
+
+
+def remark_on(name: str, size: Size, flags: Namespace) -> str:
+    """How a file's size compares with the published one, where there is one."""
+    if equals_published(name, size):
+        return "equals the published figures"
+    if name in PUBLISHED and flags.dataset == YOOCHOOSE and not flags.changes:
+        return f"differs from the published {PUBLISHED[name]}"
+    return ""
+
+
+def what_compares(flags: Namespace) -> str:
+    """Which published figures compare with those that are measured on the files, in a line or none."""
+    if flags.test_clicks:
+        return "the challenge's test file; results do not compare with the paper's, which tests on the last day"
+    if flags.last_days:
+        return f"{flags.last_days} days only; results do not compare with the paper's, which has all of them"
+    if flags.dataset and flags.changes:
+        return f"not that of --dataset {flags.dataset} ({flags.changes}); results do not compare with published ones"
+    return str(protocol_of(flags))
 
 
 def main(argv: list[str] | None = None) -> None:
-    flags = make_parser().parse_args(argv)
+    flags = parse_flags(make_parser(__doc__), argv)
+    if flags.dataset == "list":
+        print(dataset_table())
+        return
     log = log_format(flags)
-    paths = flags.clicks or [find_clicks()]
+    paths = flags.clicks or find_files(flags.dataset)
     to_read = [*paths, *filter(None, [flags.test_clicks])]
     print("reading " + " and ".join(f"{path}{reading_time(path)}" for path in to_read), flush=True)
-    raw_test = read_raw_clicks(flags.test_clicks, flags.skip_bad_lines) if flags.test_clicks else None
-    files = split(read_asked_clicks(paths, log, flags), raw_test)
+    raw_test = read_raw_clicks(flags.test_clicks, bool(flags.skip_bad_lines)) if flags.test_clicks else None
+    steps, protocol = Steps(), protocol_of(flags)
+    files = split(read_asked_clicks(paths, log, flags), raw_test, protocol, steps)
+    sizes = {name: size_of(clicks) for name, clicks in files.items()}
+    command = shlex.join(["python", "preprocessing.py", *(sys.argv[1:] if argv is None else argv)])
+    record = Record(command, flags.dataset, flags.changes, str(protocol), steps.rows, files={})
     folder = make_folder(flags.data_folder)
-    write_click_files({folder / name: clicks for name, clicks in files.items()})
-    print(f"{'file':<24}{'clicks':>12}{'sessions':>12}{'items':>9}")
-    is_yoochoose = len(paths) == 1 and paths[0].name in USUAL_NAMES and not log
-    is_whole_yoochoose = is_yoochoose and not flags.test_clicks and not flags.last_days
-    for name, clicks in files.items():
-        size = size_of(clicks)
-        remark = ""
-        if equals_published(name, size):
-            remark = "equals the published figures"
-        elif name in PUBLISHED and is_whole_yoochoose:
-            remark = f"differs from the published {PUBLISHED[name]}"
-        print(f"{name:<24}{size.clicks:>12,}{size.sessions:>12,}{size.items:>9,}  {remark}".rstrip(), flush=True)
-    if flags.test_clicks:
-        print(
-            "protocol: the challenge's test file; results do not compare with the paper's, which tests on the last day"
-        )
-    if flags.last_days:
-        print(f"protocol: {flags.last_days} days only; results do not compare with the paper's, which has all of them")
-    print(f"written to {folder}")
+    write_prepared(folder, files, sizes, record)
+    for name, size in sizes.items():
+        steps.print_row(name, size, remark_on(name, size, flags))
+    print(f"protocol: {what_compares(flags)}")
+    print(
+        f"written to {folder}" + ("" if folder == DATA_FOLDER else f", which main.py reads with --data_folder {folder}")
+    )
 
 
 if __name__ == "__main__":

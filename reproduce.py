@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from baselines.registry import BASELINES
+from clicks.datasets import DATASETS, YOOCHOOSE
 from clicks.itemindex import ItemIndex
+from clicks.prepared import read_record
 from dataset import encode_sessions, read_session_clicks
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, equals_published, size_of
 from runs.figures import K, spread
@@ -28,26 +30,24 @@ from runs.interruption import Interrupted, run_interruptibly
 from runs.parameters import PARAMETERS
 from runs.parameters import parse_flags as parse_main_flags
 from runs.plot import bars, try_to_write_picture
-from runs.presets import PRESETS, YOOCHOOSE
+from runs.presets import PRESETS
 from runs.trainingdata import READING, checksum, data_file, valid_sessions
 from terminal.atomicfile import atomic_write, make_folder, write_csv
 from terminal.flags import COUNT, FlagParser
 from terminal.memory import memory_for
 
 COLUMNS = {"row": str, "seed": int, "n_epochs": int, "files": str, "recall": float, "mrr": float, "seconds": float}
-PUBLISHED_BASELINES = {  # [1], table 1
-    "POP": (0.0050, 0.0012),
-    "S-POP": (0.2672, 0.1775),
-    "Item-KNN": (0.5065, 0.2048),
-    "BPR-MF": (0.2574, 0.0618),
-}
-PUBLISHED_FIGURES = PUBLISHED_BASELINES | {
-    name: (preset.recall, preset.mrr) for name, preset in PRESETS.items() if preset.data == YOOCHOOSE
-}
 ROWS = [*BASELINES, *PRESETS]
-DEFAULT_ROWS = [*BASELINES, *(name for name, preset in PRESETS.items() if preset.data == YOOCHOOSE)]
 HERE = Path(__file__).parent
 Result = dict[str, Any]  # a row of results.csv: COLUMNS to values
+
+
+def rows_of(dataset: str) -> list[str]:
+    """The rows that make sense on a data set: all baselines, and the presets that were measured on it."""
+    return [*BASELINES, *(name for name, preset in PRESETS.items() if preset.dataset == dataset)]
+
+
+DEFAULT_ROWS = rows_of(YOOCHOOSE)
 
 
 class Files:
@@ -55,25 +55,34 @@ class Files:
 
     Attributes:
         name: tells them from others: the checksums of the sessions to train on and of those to evaluate.
-        are_the_papers: they are those of [1], so that figures compare with published ones.
+        dataset: what they are of, as far as the folder's record says; else YooChoose.
+        comparable: the figures that were published on it compare with those that are measured on them.
+        protocol: a sentence on that.
     """
 
     @memory_for(READING)
     def __init__(self, folder: Path, train_data: str, test_data: str):
-        test_file = data_file(str(folder), test_data)
-        clicks = read_session_clicks(data_file(str(folder), train_data))
+        train_file, test_file = (data_file(str(folder), name) for name in (train_data, test_data))
+        clicks = read_session_clicks(train_file)
         test_clicks = read_session_clicks(test_file)
         self.index = ItemIndex.of(clicks)
         self.train, _ = encode_sessions(clicks, self.index)
         self.test = valid_sessions(test_clicks, self.index, test_file)
         self.name = f"{checksum(self.train, self.index)} {checksum(self.test, self.index)}"
         train_size, test_size = size_of(clicks), size_of(test_clicks)
-        self.are_the_papers = equals_published(TRAIN_FULL, train_size) and equals_published(TEST, test_size)
+        record = read_record(folder)
+        self.dataset = YOOCHOOSE if record is None or record.dataset not in DATASETS else record.dataset
+        what = "the paper's files (full YooChoose, last day)"
+        if self.dataset == YOOCHOOSE:
+            self.comparable = equals_published(TRAIN_FULL, train_size) and equals_published(TEST, test_size)
+        else:
+            what = f"the files that `preprocessing.py --dataset {self.dataset}` makes"
+            self.comparable = record.is_of(self.dataset) and (train_data, test_data) == (TRAIN_FULL, TEST)
         self.protocol = (
-            "These are the paper's files (full YooChoose, last day): the figures compare with the published ones."
-            if self.are_the_papers
-            else f"{train_data} and {test_data} of {folder} are not the paper's files (full YooChoose, last day): the "
-            "figures compare with each other, not with the published ones."
+            f"These are {what}: the figures compare with the published ones."
+            if self.comparable
+            else f"{train_data} and {test_data} of {folder} are not {what}: the figures compare with each other, not "
+            "with the published ones."
         )
 
 
@@ -173,8 +182,9 @@ def read_results(path: Path) -> list[Result]:
         raise UserError(f"{path} is not a table of this script; name another folder with --output") from error
 
 
-def markdown_table(results: list[Result], protocol: str, comparable: bool) -> str:
-    """The results as a Markdown table; with published figures and differences where these compare."""
+def markdown_table(results: list[Result], protocol: str, comparable: bool, dataset: str = YOOCHOOSE) -> str:
+    """The results as a Markdown table; with the data set's published figures and differences where these compare."""
+    published = DATASETS[dataset].published if comparable else {}
     published_columns = " published Recall / MRR | difference |" if comparable else ""
     lines = [protocol, "", f"| row | Recall@{K} | MRR@{K} |{published_columns} runs | seconds a run |"]
     lines.append("| --- " * (lines[-1].count("|") - 1) + "|")
@@ -182,8 +192,8 @@ def markdown_table(results: list[Result], protocol: str, comparable: bool) -> st
         runs = [result for result in results if result["row"] == row]
         recall, mrr, seconds = ([run[name] for run in runs] for name in ("recall", "mrr", "seconds"))
         cells = [row, spread(recall), spread(mrr)]
-        if comparable and row in PUBLISHED_FIGURES:
-            published_recall, published_mrr = PUBLISHED_FIGURES[row]
+        if row in published:
+            published_recall, published_mrr = published[row]
             differences = statistics.mean(recall) - published_recall, statistics.mean(mrr) - published_mrr
             cells += [f"{published_recall:.4f} / {published_mrr:.4f}", "{:+.4f} / {:+.4f}".format(*differences)]
         elif comparable:
@@ -210,10 +220,9 @@ def make_parser() -> FlagParser:
     parser.add_argument(
         "--rows",
         nargs="+",
-        default=DEFAULT_ROWS,
         choices=ROWS,
         metavar="ROW",
-        help=f"of {', '.join(ROWS)} (default: all of YooChoose)",
+        help=f"of {', '.join(ROWS)} (default: the baselines, and all that was measured on the files' data set)",
     )
     parser.add_argument("--n_epochs", type=COUNT, help="epochs of every preset (default: its own, or 10)")
     parser.add_argument("--seeds", type=COUNT, default=1, help="runs of every row, with seeds 1, 2, … (%(default)s)")
@@ -225,6 +234,7 @@ def make_parser() -> FlagParser:
 def main() -> int:
     flags = make_parser().parse_args()
     files = Files(flags.data_folder, flags.train_data, flags.test_data)
+    flags.rows = flags.rows or rows_of(files.dataset)
     print(files.protocol, flush=True)
     make_folder(flags.output)
     try:
@@ -232,7 +242,7 @@ def main() -> int:
     except Interrupted as interrupted:
         print(f"stopped by {interrupted}; go on with the same line")
         return interrupted.exit_code
-    table = markdown_table(results, files.protocol, files.are_the_papers)
+    table = markdown_table(results, files.protocol, files.comparable, files.dataset)
     with atomic_write(flags.output / "table.md") as file:
         file.write(table.encode())
     try_to_write_picture(lambda: bars(bar_groups(results)), flags.output / "table.png")

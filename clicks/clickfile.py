@@ -10,11 +10,10 @@ Both are read plain or gzipped (``.gz``). A line that does not fit is refused wi
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -35,7 +34,7 @@ from clicks.delimited import (
     stream_columns,
     to_numpy,
 )
-from terminal.atomicfile import atomic_write
+from terminal.atomicfile import write_together
 from terminal.errors import UserError
 
 RAW_COLUMNS = ("session", "timestamp", "item", "category")
@@ -84,6 +83,7 @@ class Clicks:
         time: milliseconds since the epoch (UTC), int64.
         session_names: text by number, each once; None if session ids are integers.
         item_names: text by number, each once; None if item ids are integers.
+        line: which line of its file each click is, from 0; None where nobody asks, see ``Protocol.drop_by_line``.
     """
 
     session: np.ndarray
@@ -91,6 +91,7 @@ class Clicks:
     time: np.ndarray
     session_names: pa.LargeStringArray | None = None
     item_names: pa.LargeStringArray | None = None
+    line: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.session)
@@ -99,7 +100,8 @@ class Clicks:
         """The clicks that a boolean mask or an index array picks, in its order; these very ones if it picks all."""
         if which.dtype == bool and which.all():
             return self
-        return replace(self, session=self.session[which], item=self.item[which], time=self.time[which])
+        line = None if self.line is None else self.line[which]
+        return replace(self, session=self.session[which], item=self.item[which], time=self.time[which], line=line)
 
     def sorted(self) -> "Clicks":
         """The clicks by session (see ``session``), then by time; clicks of a session at one time keep their order."""
@@ -128,7 +130,8 @@ def concatenated(parts: Sequence[Clicks]) -> Clicks:
         return parts[0]
     session, session_names = _one_numbering([(part.session, part.session_names) for part in parts])
     item, item_names = _one_numbering([(part.item, part.item_names) for part in parts])
-    return Clicks(session, item, np.concatenate([part.time for part in parts]), session_names, item_names)
+    line = None if parts[0].line is None else np.concatenate([part.line for part in parts])
+    return Clicks(session, item, np.concatenate([part.time for part in parts]), session_names, item_names, line)
 
 
 def _one_numbering(
@@ -241,16 +244,20 @@ def write_click_files(files: dict[Path, Clicks]) -> None:
     Raises:
         UserError: one cannot be written.
     """
-    with ExitStack() as all_or_none:
+    with write_together() as open_file:
         for path, clicks in files.items():
-            file = all_or_none.enter_context(atomic_write(path))
-            file.write((",".join(PREPARED_COLUMNS) + "\n").encode())
-            for first in range(0, len(clicks), WRITTEN_AT_ONCE):
-                part = slice(first, first + WRITTEN_AT_ONCE)
-                columns: list[Any] = [
-                    ids[part] if names is None else names.take(pa.array(ids[part]))
-                    for ids, names in ((clicks.session, clicks.session_names), (clicks.item, clicks.item_names))
-                ]
-                table = pa.table(dict(zip(PREPARED_COLUMNS, (*columns, clicks.time[part] / 1000), strict=True)))
-                pa.csv.write_csv(table, file, pa.csv.WriteOptions(include_header=False))
-            file.flush()  # a full disk shows now, before any of the files takes its place
+            with open_file(path) as file:
+                write_clicks(file, clicks)
+
+
+def write_clicks(file: BinaryIO, clicks: Clicks) -> None:
+    """Write clicks in the prepared format."""
+    file.write((",".join(PREPARED_COLUMNS) + "\n").encode())
+    for first in range(0, len(clicks), WRITTEN_AT_ONCE):
+        part = slice(first, first + WRITTEN_AT_ONCE)
+        columns: list[Any] = [
+            ids[part] if names is None else names.take(pa.array(ids[part]))
+            for ids, names in ((clicks.session, clicks.session_names), (clicks.item, clicks.item_names))
+        ]
+        table = pa.table(dict(zip(PREPARED_COLUMNS, (*columns, clicks.time[part] / 1000), strict=True)))
+        pa.csv.write_csv(table, file, pa.csv.WriteOptions(include_header=False))

@@ -7,6 +7,7 @@ into sessions where a user pauses.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -16,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clicks.clickfile import Clicks, concatenated
+from clicks.clickfile import Clicks
 from clicks.delimited import (
     MILLISECONDS,
     SECONDS,
@@ -27,6 +28,7 @@ from clicks.delimited import (
     first_line,
     numeric_time,
     read_columns,
+    stream_columns,
     text_of,
 )
 from terminal.errors import UserError, did_you_mean, listed, warn
@@ -39,6 +41,8 @@ ISO = re.compile(
 )
 DIFFERENCE = numeric_time(MILLISECONDS, "a number of milliseconds")
 PARSED_AT_ONCE = 2**16
+AT_ONCE = 2**20
+NO_CLICK = -1  # in the place of an item; as an index it is the last place, and text is numbered from 0
 
 
 def from_iso(text: str) -> int:
@@ -125,6 +129,7 @@ class LogFormat:
         time_format: of times, see :func:`time_kind`.
         separator: between columns, a single ASCII character.
         keep: by column, the values of the lines to keep.
+        first_date: milliseconds are added to the earliest date of the click's session, not to that of its line.
     """
 
     session: str
@@ -133,6 +138,7 @@ class LogFormat:
     time_format: str
     separator: str = ","
     keep: dict[str, list[str]] = field(default_factory=dict)
+    first_date: bool = False
 
 
 @dataclass
@@ -143,6 +149,15 @@ class Counts:
     without_session: int = 0
     without_item: int = 0
     clicks: int = 0
+
+
+@dataclass
+class _Part:
+    """Some lines of a file: their sessions and items, both as text; what makes their times."""
+
+    session: Text
+    item: Text
+    times: list[np.ndarray]
 
 
 def read_log(paths: Sequence[Path], log: LogFormat, skip_bad_lines: bool = False) -> tuple[Clicks, Counts]:
@@ -156,8 +171,25 @@ def read_log(paths: Sequence[Path], log: LogFormat, skip_bad_lines: bool = False
     Raises:
         UserError: a file is missing, empty, lacks a column, holds a line that does not fit, or there are no clicks.
     """
-    counts = Counts()
-    parts = [_read_file(path, log, skip_bad_lines, counts) for path in paths]
+    clicks, counts, _ = read_events(paths, log, skip_bad_lines)
+    return with_integer_ids(clicks), counts
+
+
+def read_events(
+    paths: Sequence[Path], log: LogFormat, skip_bad_lines: bool = False, all_lines: bool = False
+) -> tuple[Clicks, Counts, list[int]]:
+    """As :func:`read_log`, but all ids are text, numbered by their first appearance in any line of the files.
+
+    Args:
+        all_lines: keep all lines that have a session. Those that are no clicks have the item ``NO_CLICK``.
+
+    Returns:
+        The lines, what became of all lines, and where each file's lines end.
+    """
+    counts, parts, ends = Counts(), [], []
+    for path in paths:
+        parts += _read_file(path, log, skip_bad_lines, all_lines, counts)
+        ends.append(sum(len(part.session) for part in parts))
     if counts.clicks == 0:
         left_out = f"of {counts.filtered + counts.without_session + counts.without_item:,} lines "
         left_out += f"--keep left out {counts.filtered:,}, " if log.keep else ""
@@ -165,30 +197,47 @@ def read_log(paths: Sequence[Path], log: LogFormat, skip_bad_lines: bool = False
             f"{' and '.join(map(str, paths))} holds no clicks: {left_out}{counts.without_session:,} have no "
             f"{log.session}, {counts.without_item:,} no {log.item}"
         )
-    return concatenated([part for part in parts if len(part)]), counts
-
-
-def _read_file(path: Path, log: LogFormat, skip_bad_lines: bool, counts: Counts) -> Clicks:
-    columns_of_time, layout = _layout(path, log)
-    columns = read_columns(path, layout, skip_bad_lines)
-    time, *differences = (columns.pop(name) for name in columns_of_time)
+    time, *differences = map(np.concatenate, zip(*(part.times for part in parts), strict=True))
+    items = [part.item for part in parts]
+    session, session_names = _one_numbering([part.session for part in parts])
+    del parts
+    item, item_names = _one_numbering(items)
+    if log.first_date:
+        earliest = np.full(len(session_names), np.iinfo(np.int64).max)
+        np.minimum.at(earliest, session, time)
+        time = earliest[session]
     for difference in differences:
         time += difference
-    session, item = columns[log.session], columns[log.item]
+    return Clicks(session, item, time, session_names, item_names), counts, ends
 
-    kept = np.ones(len(session), dtype=np.bool_)
+
+def _read_file(path: Path, log: LogFormat, skip_bad_lines: bool, all_lines: bool, counts: Counts) -> list[_Part]:
+    columns_of_time, layout = _layout(path, log)
+    values_of = {name: Counter() for name in log.keep}
+    parts, n_lines = [], 0
+    for columns in [read_columns(path, layout, True)] if skip_bad_lines else stream_columns(path, layout):
+        session, item = columns[log.session], columns[log.item]
+        n_lines += len(session)
+        kept = np.ones(len(session), dtype=np.bool_)
+        for name, values in log.keep.items():
+            kept &= _has_one_of(columns[name], values, values_of[name])
+        with_session, with_item = _lines_with_a_value(session), _lines_with_a_value(item)
+        is_click = kept & with_session & with_item
+        counts.filtered += np.count_nonzero(~kept)
+        counts.without_session += np.count_nonzero(kept & ~with_session)
+        counts.without_item += np.count_nonzero(kept & with_session & ~with_item)
+        counts.clicks += np.count_nonzero(is_click)
+        items = np.where(is_click, item.codes, np.int32(NO_CLICK)) if all_lines else item.codes
+        lines = np.flatnonzero(with_session if all_lines else is_click)
+        times = [columns[name][lines] for name in columns_of_time]
+        parts.append(_Part(Text(session.codes[lines], session.values), Text(items[lines], item.values), times))
+    if n_lines == 0:
+        raise UserError(f"{path} holds no clicks")
     for name, values in log.keep.items():
-        kept &= _has_one_of(columns[name], values, f"{path}: --keep {name}")
-    with_session = _lines_with_a_value(session)
-    with_item = _lines_with_a_value(item)
-    counts.filtered += np.count_nonzero(~kept)
-    counts.without_session += np.count_nonzero(kept & ~with_session)
-    counts.without_item += np.count_nonzero(kept & with_session & ~with_item)
-    clicks = np.flatnonzero(kept & with_session & with_item)
-    counts.clicks += len(clicks)
-    session_ids, session_names = _ids(session, clicks)
-    item_ids, item_names = _ids(item, clicks)
-    return Clicks(session_ids, item_ids, time[clicks], session_names, item_names)
+        if absent := [value for value in values if value not in values_of[name]]:
+            found = listed(repr(value) for value, _ in values_of[name].most_common())
+            warn(f"{path}: --keep {name}: no line has {', '.join(map(repr, absent))}; there are {found}")
+    return parts
 
 
 def _layout(path: Path, log: LogFormat) -> tuple[list[str], Layout]:
@@ -226,13 +275,10 @@ def _why_not_a_column(name: str, names: list[str], separator: str) -> str:
     return f"there is no column {name!r}{hint}; there are {listed(names)}"
 
 
-def _has_one_of(column: Text, values: list[str], what: str) -> np.ndarray:
-    """The lines whose value is among some; warns of values that none has."""
+def _has_one_of(column: Text, values: list[str], values_of_lines: Counter) -> np.ndarray:
+    """The lines whose value is among some; counts the values of all lines."""
     there = column.values.to_pylist()
-    if absent := [value for value in values if value not in there]:
-        most_frequent_first = np.argsort(-np.bincount(column.codes, minlength=len(there)), kind="stable")
-        found = listed(repr(there[code]) for code in most_frequent_first)
-        warn(f"{what}: no line has {', '.join(map(repr, absent))}; there are {found}")
+    values_of_lines.update(dict(zip(there, np.bincount(column.codes, minlength=len(there)).tolist(), strict=True)))
     return np.isin(column.codes, [code for code, value in enumerate(there) if value in values])
 
 
@@ -241,24 +287,57 @@ def _lines_with_a_value(column: Text) -> np.ndarray:
     return column.codes != empty
 
 
-def _ids(column: Text, lines: np.ndarray) -> tuple[np.ndarray, pa.LargeStringArray | None]:
-    """Ids of some lines, and their names if they are text, as in :class:`Clicks`."""
-    codes = column.codes[lines]
-    occurs = np.bincount(codes, minlength=len(column.values)) > 0
-    names = column.values.filter(pa.array(occurs))
-    number = (np.cumsum(occurs) - 1)[codes]
-    integers = _as_integers(names)
-    return (number, names) if integers is None else (integers[number], None)
+def _one_numbering(parts: list[Text]) -> tuple[np.ndarray, pa.LargeStringArray]:
+    """The ids of several parts as numbers, int32, and the text of each; text that no line has is left out.
+
+    Numbers are in the order of first appearance, that of text that was left out included. ``NO_CLICK`` stays as it is.
+    """
+    encoded = pa.chunked_array([part.values for part in parts]).dictionary_encode().unify_dictionaries()
+    names = encoded.chunk(0).dictionary
+    numbers_of = [np.append(chunk.indices.to_numpy(), np.int32(NO_CLICK)) for chunk in encoded.chunks]
+    codes = np.empty(sum(map(len, parts)), dtype=np.int32)
+    occurs = np.zeros(len(names) + 1, dtype=np.bool_)
+    end = 0
+    for part, numbers in zip(parts, numbers_of, strict=True):
+        start, end = end, end + len(part)
+        codes[start:end] = numbers[part.codes]
+        occurs[codes[start:end]] = True
+    if not occurs[:NO_CLICK].all():
+        numbers = np.cumsum(occurs, dtype=np.int32) - 1
+        numbers[NO_CLICK] = NO_CLICK
+        for first in range(0, len(codes), AT_ONCE):
+            part = slice(first, first + AT_ONCE)
+            codes[part] = numbers[codes[part]]
+        names = names.filter(pa.array(occurs[:NO_CLICK]))
+    return codes, names
 
 
-def _as_integers(names: pa.LargeStringArray) -> np.ndarray | None:
-    """Ids as int64, if that keeps every one of them as it is."""
+def with_integer_ids(clicks: Clicks) -> Clicks:
+    """Clicks with integers in place of text that they can stand for, see the top of this file."""
+    session, session_names = _as_integers(clicks.session, clicks.session_names)
+    item, item_names = _as_integers(clicks.item, clicks.item_names)
+    return replace(clicks, session=session, item=item, session_names=session_names, item_names=item_names)
+
+
+def _as_integers(
+    numbers: np.ndarray, names: pa.LargeStringArray | None
+) -> tuple[np.ndarray, pa.LargeStringArray | None]:
+    integers = None if names is None else integers_of(names)
+    return (numbers, names) if integers is None else (integers[numbers], None)
+
+
+def integers_of(names: pa.Array) -> np.ndarray | None:
+    """Ids as int64, or int32 if that is enough, where that keeps every one of them as it is."""
+    if pa.types.is_integer(names.type):
+        return names.to_numpy()
     if not pc.all(pc.match_substring_regex(names, r"^(0|-?[1-9][0-9]{0,18})$")).as_py():
         return None
     try:
-        return names.cast(pa.int64()).to_numpy()
+        integers = names.cast(pa.int64()).to_numpy()
     except pa.ArrowInvalid:  # beyond 64 bits
         return None
+    small = np.abs(integers.astype(np.float64)).max(initial=0) < 2**31
+    return integers.astype(np.int32) if small else integers
 
 
 def sessions_of_users(clicks: Clicks, gap: int) -> Clicks:
@@ -273,5 +352,5 @@ def sessions_of_users(clicks: Clicks, gap: int) -> Clicks:
     """
     clicks = clicks.sorted()
     begins = np.ones(len(clicks), dtype=np.bool_)
-    begins[1:] = (np.diff(clicks.session) != 0) | (np.diff(clicks.time) > gap)
+    begins[1:] = (clicks.session[1:] != clicks.session[:-1]) | (np.diff(clicks.time) > gap)
     return replace(clicks, session=np.cumsum(begins), session_names=None)

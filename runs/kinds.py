@@ -27,14 +27,6 @@ def _parse_final_act(text: str) -> str:
     return text
 
 
-def _parse_switch(text: str) -> bool:
-    if text.lower() in ("true", "1", "yes", "on"):
-        return True
-    if text.lower() in ("false", "0", "no", "off"):
-        return False
-    raise ValueError(f"{text!r} is not true or false, which is all that this switch takes")
-
-
 def _parse_text(text: str) -> str:
     if not text.strip():
         raise ValueError("it is empty")
@@ -48,5 +40,4 @@ N_CLICKS = whole_number(1, 100)
 BELOW_ONE = number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
 SIGMA = number(float, "a number above 0, or -1, or -2", lambda value: 0 < value <= MOST or value in (-1, -2))
 FINAL_ACT = Kind(_parse_final_act, "NAME")
-SWITCH = Kind(_parse_switch, "true|false")
 FILE, FOLDER, DEVICE = (Kind(_parse_text, metavar) for metavar in ("FILE", "DIR", "DEVICE"))

@@ -24,12 +24,11 @@ from runs.kinds import (
     NOT_NEGATIVE,
     POSITIVE,
     SIGMA,
-    SWITCH,
     one_of,
 )
 from runs.presets import PRESETS
 from terminal.errors import UserError, warn
-from terminal.flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser, Kind
+from terminal.flags import COUNT, COUNT_OR_ZERO, SEED, SWITCH, FlagParser, Kind
 
 RESET_GATES = ("auto", "before", "after")
 WITH_MOMENTUM = ("Adagrad", "RMSProp", "SGD")

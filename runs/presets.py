@@ -1,11 +1,16 @@
-"""Published settings by name: the flags that give them, the figures that were published, and where.
+"""Published settings by name: the flags that give them, the data set that they were measured on, and where that stands.
 
 [1] Hidasi et al., ICLR 2016, tables 2 and 3 (the rows of 1000 units have the settings of those of 100); [2] Hidasi &
-Karatzoglou, CIKM 2018; [A] the authors' PyTorch code, the best settings in its repository. [ours] is no reproduction
-but a better model of the same kind, chosen and measured by this suite (docs/results.md).
+Karatzoglou, CIKM 2018; [A] the authors' PyTorch code, the best settings in its repository. The figures that were
+published stand with the data sets, in :mod:`clicks.datasets`. [ours] is no reproduction but a better model of the same
+kind, chosen and measured by this suite (docs/results.md).
 """
 
 from dataclasses import dataclass
+from pathlib import Path
+
+from clicks.datasets import DATASETS, YOOCHOOSE
+from clicks.prepared import read_record
 
 
 @dataclass(frozen=True)
@@ -15,15 +20,20 @@ class Preset:
     Attributes:
         flags: what ``main.py`` is called with; whatever is not named has its default.
         recall, mrr: Recall@20 and MRR@20 as published; where they are ours, as this suite measured them.
-        data: what they were measured on.
+        dataset: what they were measured on, see :mod:`clicks.datasets`; None for a part of one that has no name there.
         source: see the top of this file.
     """
 
     flags: str
     recall: float
     mrr: float
-    data: str
+    dataset: str | None
     source: str
+
+    @property
+    def data(self) -> str:
+        """What the data set is called where the figures were published."""
+        return DATASETS[self.dataset].called if self.dataset else "80,000 sessions of YooChoose"
 
 
 _TOP1 = "--loss_type TOP1 --batch_size 50 --dropout_hidden 0.5 --lr 0.01"
@@ -36,81 +46,69 @@ _BPR_MAX = (
 _SHARED_XE = "--loss_type CrossEntropy --constrained_embedding --logq 1 --n_sample 2048"
 _SHARED_BPR_MAX = "--loss_type BPR-max --constrained_embedding --n_sample 2048"
 
-YOOCHOOSE = "YooChoose"
-PRESETS = {
-    "iclr2016-top1-100": Preset(f"{_TOP1} --hidden_size 100", 0.5853, 0.2305, YOOCHOOSE, "[1]"),
-    "iclr2016-bpr-100": Preset(f"{_BPR} --hidden_size 100", 0.6069, 0.2407, YOOCHOOSE, "[1]"),
-    "iclr2016-xe-100": Preset(f"{_XE} --hidden_size 100", 0.6074, 0.2430, YOOCHOOSE, "[1]"),
-    "iclr2016-top1-1000": Preset(f"{_TOP1} --hidden_size 1000", 0.6206, 0.2693, YOOCHOOSE, "[1]"),
-    "iclr2016-bpr-1000": Preset(f"{_BPR} --hidden_size 1000", 0.6322, 0.2467, YOOCHOOSE, "[1]"),
-    "iclr2016-xe-1000": Preset(f"{_XE} --hidden_size 1000", 0.5777, 0.2153, YOOCHOOSE, "[1]"),
-    "cikm2018-bprmax": Preset(f"{_BPR_MAX} --momentum 0.3 --bpreg 1", 0.7197, 0.3157, YOOCHOOSE, "[2]"),
-    "cikm2018-bprmax-shared": Preset(
-        f"{_BPR_MAX} --constrained_embedding --momentum 0.1 --bpreg 0.5", 0.7261, 0.3124, YOOCHOOSE, "[2]"
-    ),
-    "cikm2018-xe": Preset(
+_SETTINGS = {  # flags, data set, source
+    "iclr2016-top1-100": (f"{_TOP1} --hidden_size 100", YOOCHOOSE, "[1]"),
+    "iclr2016-bpr-100": (f"{_BPR} --hidden_size 100", YOOCHOOSE, "[1]"),
+    "iclr2016-xe-100": (f"{_XE} --hidden_size 100", YOOCHOOSE, "[1]"),
+    "iclr2016-top1-1000": (f"{_TOP1} --hidden_size 1000", YOOCHOOSE, "[1]"),
+    "iclr2016-bpr-1000": (f"{_BPR} --hidden_size 1000", YOOCHOOSE, "[1]"),
+    "iclr2016-xe-1000": (f"{_XE} --hidden_size 1000", YOOCHOOSE, "[1]"),
+    "cikm2018-bprmax": (f"{_BPR_MAX} --momentum 0.3 --bpreg 1", YOOCHOOSE, "[2]"),
+    "cikm2018-bprmax-shared": (f"{_BPR_MAX} --constrained_embedding --momentum 0.1 --bpreg 0.5", YOOCHOOSE, "[2]"),
+    "cikm2018-xe": (
         "--loss_type CrossEntropy --hidden_size 100 --batch_size 32 --dropout_hidden 0.3 --lr 0.1 --momentum 0.7 "
         "--n_sample 2048 --sample_alpha 0",
-        0.7180,
-        0.3087,
         YOOCHOOSE,
         "[2]",
     ),
-    "authors-best": Preset(
+    "authors-best": (
         f"{_SHARED_XE} --hidden_size 100 --batch_size 32 --dropout_hidden 0.4 --lr 0.2 --momentum 0.2 "
         "--sample_alpha 0.5",
-        0.7283,
-        0.3205,
         YOOCHOOSE,
         "[A]",
     ),
-    "authors-retailrocket": Preset(
+    "authors-retailrocket": (
         f"{_SHARED_BPR_MAX} --hidden_size 224 --batch_size 80 --dropout_input 0.5 --dropout_hidden 0.05 --lr 0.05 "
         "--momentum 0.4 --sample_alpha 0.4 --bpreg 1.95 --final_act elu-0.5",
-        0.5186,
-        0.2175,
-        "RetailRocket",
+        "retailrocket",
         "[A]",
     ),
-    "authors-diginetica": Preset(
+    "authors-diginetica": (
         f"{_SHARED_BPR_MAX} --hidden_size 512 --batch_size 128 --dropout_input 0.5 --dropout_hidden 0.3 --lr 0.05 "
         "--momentum 0.15 --sample_alpha 0.3 --bpreg 0.9 --final_act elu-1",
-        0.4995,
-        0.1542,
-        "Diginetica",
+        "diginetica",
         "[A]",
     ),
-    "authors-rees46": Preset(
+    "authors-rees46": (
         f"{_SHARED_XE} --hidden_size 512 --batch_size 240 --dropout_input 0.45 --dropout_hidden 0 --lr 0.065 "
         "--momentum 0 --sample_alpha 0.5",
-        0.5293,
-        0.2008,
-        "Rees46",
+        "rees46",
         "[A]",
     ),
-    "authors-coveo": Preset(
+    "authors-coveo": (
         f"{_SHARED_BPR_MAX} --hidden_size 512 --batch_size 144 --dropout_input 0.35 --dropout_hidden 0 --lr 0.05 "
         "--momentum 0.4 --sample_alpha 0.2 --bpreg 1.85 --final_act elu-1",
-        0.3135,
-        0.1010,
-        "Coveo",
+        "coveo",
         "[A]",
     ),
-    "authors-yoochoose": Preset(
+    "authors-yoochoose": (
         f"{_SHARED_XE} --hidden_size 480 --batch_size 48 --dropout_input 0 --dropout_hidden 0.2 --lr 0.07 "
         "--momentum 0 --sample_alpha 0.2",
-        0.6789,
-        0.3024,
-        "YooChoose without repeated clicks",
+        "yoochoose-2023",
         "[A]",
     ),
+}
+PRESETS = {
+    name: Preset(flags, *DATASETS[dataset].published[name], dataset, source)
+    for name, (flags, dataset, source) in _SETTINGS.items()
+} | {
     "ours-through-time": Preset(
         "--loss_type BPR-max --constrained_embedding --n_sample 16384 --hidden_size 320 --batch_size 48 "
         "--dropout_input 0.5 --dropout_hidden 0.2 --lr 0.05 --momentum 0.4 --sample_alpha 0.2 --bpreg 1 "
         "--final_act elu-0.5 --bptt 8 --n_epochs 8 --average 6",
         0.6053,
         0.2449,
-        "80,000 sessions of YooChoose",
+        None,
         "[ours]",
     ),
 }
@@ -125,3 +123,25 @@ def preset_table() -> str:
         for name, preset in PRESETS.items()
     ]
     return "\n".join(lines)
+
+
+def why_figures_differ(preset: str, folder: Path) -> str | None:
+    """In a sentence, why the figures published for a preset do not compare with those of a folder's files.
+
+    Returns:
+        None if they do, as far as the folder's record can say, or if none were published.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    dataset, record = PRESETS[preset].dataset, read_record(folder)
+    if dataset is None or (record is not None and record.is_of(dataset)):
+        return None
+    how = "nothing there says how they were made"
+    if record is not None:
+        changes = f" with {record.changes}" if record.changes else ""
+        how = f"they are of --dataset {record.dataset}{changes}" if record.dataset else f"`{record.command}` made them"
+    return (
+        f"the figures published for {preset} are of the files that preprocessing.py --dataset {dataset} makes; those "
+        f"of {folder} may not compare: {how}"
+    )

@@ -10,8 +10,8 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -37,11 +37,48 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         UserError: the file cannot be written (no such folder, no permission, no space).
     """
-    if path.is_dir():
-        raise UserError(f"cannot write {path}: it is a folder")
-    try:
-        with _written_to(path) or _replaced(Path(os.path.realpath(path))) as file:
+    with write_together() as open_file, open_file(path) as file:
+        yield file
+
+
+@contextmanager
+def write_together() -> Iterator[Callable[[Path], AbstractContextManager[BinaryIO]]]:
+    """Files that take their places together, when the block ends without an exception.
+
+    Gives what opens them, one after another, as :func:`atomic_write` does. All are whole on the disk before the first
+    takes its place, so that a full disk leaves all places as they were. Then they are renamed one by one, the last
+    first: a file that tells what the others are is there before them, and gives them away if the process is killed
+    between two renames.
+
+    Raises:
+        UserError: a file cannot be written (no such folder, no permission, no space).
+    """
+    unfinished: dict[Path, Path] = {}  # by the place that each is to take
+
+    @contextmanager
+    def open_file(path: Path) -> Iterator[BinaryIO]:
+        if path.is_dir():
+            raise UserError(f"cannot write {path}: it is a folder")
+        with _said_of(path), _written_to(path) or _unfinished(path, unfinished) as file:
             yield file
+
+    try:
+        yield open_file
+        for path in reversed(unfinished):
+            with _said_of(path):
+                os.replace(unfinished[path], path)
+                _flush_folder(path.parent)
+    finally:
+        for left in unfinished.values():
+            with suppress(OSError):
+                left.unlink()
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    """Say of an error of the system which file it befell."""
+    try:
+        yield
     except BrokenPipeError:  # the reader went away, which a script ends by in its own way
         raise
     except OSError as error:
@@ -63,23 +100,18 @@ def _written_to(path: Path) -> BinaryIO | None:
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that takes the place of a path without links, and has the permissions of what was there."""
+def _unfinished(path: Path, unfinished: dict[Path, Path]) -> Iterator[BinaryIO]:
+    """Open a file beside the place that it is to take, with the permissions of what is there, and note it."""
+    path = Path(os.path.realpath(path))  # a symbolic link stays
     remove_unfinished(path.parent, glob.escape(path.name))
-    unfinished = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
-    try:
-        with open(unfinished, "wb") as file:
-            _lock(file)
-            with suppress(OSError):  # there was nothing, or the disk knows no permissions
-                shutil.copymode(path, unfinished)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        _flush_folder(path.parent)
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
+    unfinished[path] = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.tmp")
+    with open(unfinished[path], "wb") as file:
+        _lock(file)
+        with suppress(OSError):  # there was nothing, or the disk knows no permissions
+            shutil.copymode(path, unfinished[path])
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove_unfinished(folder: Path, name: str) -> None:

@@ -65,6 +65,15 @@ def whole_number(least: int, most: int) -> Kind:
     return number(int, f"a whole number from {least} to {most:,}", lambda value: least <= value <= most)
 
 
+def _parse_switch(text: str) -> bool:
+    if text.lower() in ("true", "1", "yes", "on"):
+        return True
+    if text.lower() in ("false", "0", "no", "off"):
+        return False
+    raise ValueError(f"{text!r} is not true or false, which is all that this switch takes")
+
+
 COUNT = whole_number(1, 2**31 - 1)
 COUNT_OR_ZERO = whole_number(0, 2**31 - 1)
 SEED = whole_number(0, 2**63 - 1)
+SWITCH = Kind(_parse_switch, "true|false")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import preprocessing
 import reproduce
-from clicks.clickfile import Clicks, read_clicks
+from clicks.clickfile import Clicks, read_clicks, write_click_files
 from clicks.clicklog import LogFormat, from_iso, from_pattern, read_log, sessions_of_users, time_kind
 from clicks.delimited import Layout
 from clicks.synthetic import synthetic_clicks
@@ -248,7 +248,7 @@ def test_random_logs_come_back_as_they_were_written(tmp_path_factory, rows, name
         assert (names_of is None) == are_integers
         assert names_of is None or len(set(names_of.to_pylist())) == len(names_of)
 
-    preprocessing.write_click_files({folder / "prepared.txt": clicks})
+    write_click_files({folder / "prepared.txt": clicks})
     back = read_clicks(folder / "prepared.txt")
     again = zip(
         texts(back.session, back.session_names), texts(back.item, back.item_names), back.time.tolist(), strict=True

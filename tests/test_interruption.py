@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import ENVIRONMENT, ROOT, command_of, copy_code
 
+from clicks.prepared import RECORD
 from preprocessing import TRAIN_ONLY, VALID
 from runs.interruption import Interrupted, StopRequest
 
@@ -186,6 +187,7 @@ def test_resume_does_not_take_a_run_on_other_clicks_for_done(data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     line = [*SETTING, "--data_folder", "data", "--resume", "--n_epochs", 1]
     finish(start(tmp_path, *line))
+    (tmp_path / "data" / RECORD).unlink()  # it would give the exchange away before
     shutil.copy(data / VALID, tmp_path / "data" / TRAIN_ONLY)
     _, complaints = finish(start(tmp_path, *line), expect=2)
     assert "was trained on other clicks than those of data/recSys15TrainOnly.txt" in complaints

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clicks.clickfile import Clicks, read_clicks, read_raw_clicks, write_click_files
+from clicks.datasets import find_files
 from clicks.synthetic import synthetic_clicks, write_raw_clicks
 from preprocessing import (
     PUBLISHED,
@@ -19,13 +20,12 @@ from preprocessing import (
     VALID,
     Size,
     equals_published,
-    find_clicks,
     last_days,
     main,
     reading_time,
     size_of,
     split,
-    split_last_day,
+    split_at,
 )
 from terminal.errors import UserError
 
@@ -106,7 +106,8 @@ def test_random_rows_put_every_rule_to_work():
 def test_a_session_that_ends_exactly_a_day_before_the_latest_click_is_of_the_last_day(milliseconds_before, is_train):
     latest = 10 * DAY
     times = {1: latest - 5 * DAY, 2: latest - milliseconds_before, 3: latest}
-    train, test = split_last_day(as_clicks([(s, item, time) for s, time in times.items() for item in (1, 2)]))
+    clicks = as_clicks([(s, item, time) for s, time in times.items() for item in (1, 2)])
+    train, test = split_at(clicks, latest - DAY)
     assert set(train.session.tolist()) == ({1, 2} if is_train else {1})
     assert set(test.session.tolist()) == ({3} if is_train else {2, 3})
 
@@ -213,11 +214,11 @@ def test_a_large_file_says_how_long_it_takes(tmp_path):
 
 def test_clicks_are_found_where_the_readme_puts_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    find = partial(find_clicks, tmp_path / "kaggle" / "input")
+    find = partial(find_files, "yoochoose", tmp_path / "kaggle" / "input")
     with pytest.raises(UserError, match=r"no yoochoose-clicks\.dat .*download .*attach .*--clicks"):
         find()
     for place in ("kaggle/input/datasets/someone/recsys-challenge-2015", ".", "data/raw_data", "data/raw", "data"):
         folder = tmp_path / place
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "yoochoose-clicks.dat").touch()
-        assert find().resolve() == (folder / "yoochoose-clicks.dat").resolve()
+        assert [path.resolve() for path in find()] == [(folder / "yoochoose-clicks.dat").resolve()]

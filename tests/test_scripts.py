@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from clicks.prepared import RECORD
 from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID
 from terminal.errors import UserError
 
@@ -36,7 +37,7 @@ def weights(path):
 
 
 def test_preprocessing_prints_what_it_writes(prepared, run_script, tmp_path):
-    assert {path.name for path in prepared.iterdir()} == {TRAIN_FULL, TEST, TRAIN_ONLY, VALID}
+    assert {path.name for path in prepared.iterdir()} == {TRAIN_FULL, TEST, TRAIN_ONLY, VALID, RECORD}
     printed = run_script("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "elsewhere").stdout
     for name in (TRAIN_FULL, TEST, TRAIN_ONLY, VALID):
         lines = (tmp_path / "elsewhere" / name).read_text().splitlines()[1:]
@@ -202,6 +203,7 @@ def test_refusing_a_file_never_ends_in_an_abort(run_script, tmp_path):
 
 
 def test_items_that_training_never_saw_are_named(prepared, run_script):
+    (prepared / RECORD).unlink()
     with open(prepared / VALID, "a") as file:
         file.write("999999,123,1396900000\n999999,214500001,1396900001\n")
     process = run_script("main.py", "--n_epochs", 1, "--hidden_size", 4)
