@@ -7,7 +7,7 @@ among all items of the training set. Recall@K is the share of next clicks that r
 Paper: [1] Hidasi et al., ICLR 2016.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +37,7 @@ def ranks_of_targets(scores: Tensor, targets: Tensor, tie_breaking: str = "stand
     """The rank of each row's target among all scores of the row, 1 for the best.
 
     Args:
-        scores: ``[b, n_items]``.
+        scores: ``[b, n_items]``; -inf is no score: a target without one ranks at infinity, and no K reaches it.
         targets: ``[b]`` int64, a column for each row.
         tie_breaking: of items that score as high as the target, "standard" ranks none above it, "conservative" all, and
             "median" half of them.
@@ -45,16 +45,17 @@ def ranks_of_targets(scores: Tensor, targets: Tensor, tie_breaking: str = "stand
     Returns:
         ``[b]`` float64 ranks (half ranks with "median").
     """
-    target_scores = scores.gather(1, targets[:, None])
-    better = (scores > target_scores).sum(dim=1).double()
-    if tie_breaking == "standard":
-        return better + 1
-    at_least_as_good = (scores >= target_scores).sum(dim=1).double()
-    if tie_breaking == "conservative":
-        return at_least_as_good
+    if tie_breaking not in TIE_BREAKING:
+        raise ValueError(f"tie_breaking is {tie_breaking!r}, expected one of {', '.join(TIE_BREAKING)}")
     if tie_breaking == "median":
-        return (better + 1 + at_least_as_good) / 2
-    raise ValueError(f"tie_breaking is {tie_breaking!r}, expected one of {', '.join(TIE_BREAKING)}")
+        best, worst = (ranks_of_targets(scores, targets, way) for way in ("standard", "conservative"))
+        return (best + worst) / 2
+    target_scores = scores.gather(1, targets[:, None])
+    above = scores > target_scores if tie_breaking == "standard" else scores >= target_scores
+    ranks = above.sum(dim=1, dtype=torch.int32).double()  # int32: in half the time of int64
+    if tie_breaking == "standard":
+        ranks += 1
+    return ranks.masked_fill_(target_scores.squeeze(1) == -torch.inf, torch.inf)
 
 
 def metrics_of_ranks(ranks: Tensor, ks: Iterable[int]) -> Metrics:
@@ -85,12 +86,28 @@ def rank_next_clicks(
         score_step: called with every step in order; returns the scores ``[b, n_items]`` of its live lanes, for which
             it may keep a state.
     """
-    ranks = []
+    scored = _scored_steps(score_step, sessions, device, batch_size)
+    return torch.cat([ranks_of_targets(scores, targets, tie_breaking) for scores, targets in scored])
+
+
+def rank_by_every_tie_breaking(
+    score_step: Callable[[Step], Tensor], sessions: Sessions, device: torch.device, batch_size: int = BATCH_SIZE
+) -> dict[str, Tensor]:
+    """The ranks of :func:`rank_next_clicks` for each of ``TIE_BREAKING``, of scores that are computed once."""
+    scored = _scored_steps(score_step, sessions, device, batch_size)
+    extremes = [[ranks_of_targets(*each, way) for way in ("standard", "conservative")] for each in scored]
+    best, worst = (torch.cat(ranks) for ranks in zip(*extremes, strict=True))
+    return {"standard": best, "conservative": worst, "median": (best + worst) / 2}
+
+
+def _scored_steps(
+    score_step: Callable[[Step], Tensor], sessions: Sessions, device: torch.device, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The scores and the targets of every step."""
     for block in SessionParallelBatches(sessions, min(batch_size, len(sessions))):
         block = block.to(device)
         for step in map(block.step, range(len(block))):
-            ranks.append(ranks_of_targets(score_step(step), step.targets, tie_breaking))
-    return torch.cat(ranks)
+            yield score_step(step), step.targets
 
 
 @torch.no_grad()

@@ -18,7 +18,18 @@ from optimizer import OPTIMIZERS
 from preprocessing import DATA_FOLDER, TRAIN_ONLY, VALID
 from runs.presets import PRESETS
 from terminal.errors import UserError, warn
-from terminal.flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser, Kind, number, whole_number
+from terminal.flags import (
+    COUNT,
+    COUNT_OR_ZERO,
+    MOST,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    FlagParser,
+    Kind,
+    number,
+    whole_number,
+)
 
 RESET_GATES = ("auto", "before", "after")
 WITH_MOMENTUM = ("Adagrad", "RMSProp", "SGD")
@@ -66,9 +77,6 @@ def _parse_text(text: str) -> str:
     return text
 
 
-MOST = 1e30  # fits into float32 with room to spare
-POSITIVE = number(float, "a number above 0 (and at most 1e30)", lambda value: 0 < value <= MOST)
-NOT_NEGATIVE = number(float, "a number from 0 to 1e30", lambda value: 0 <= value <= MOST)
 N_CLICKS = whole_number(1, 100)
 BELOW_ONE = number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
 SIGMA = number(float, "a number above 0, or -1, or -2", lambda value: 0 < value <= MOST or value in (-1, -2))

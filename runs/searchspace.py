@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from runs.parameters import PARAMETERS, POSITIVE, THEMES, shown
+from runs.parameters import PARAMETERS, THEMES, shown
 from terminal.errors import UserError, did_you_mean
-from terminal.flags import COUNT, Kind
+from terminal.flags import COUNT, POSITIVE, Kind
 
 SETTINGS = ("model", "loss and negative samples", "optimizer")
 MAY_BE_SEARCHED = [parameter.name for theme in SETTINGS for parameter in THEMES[theme]] + ["batch_size", "time_sort"]
