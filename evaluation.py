@@ -17,6 +17,7 @@ from dataset import SessionParallelBatches, Sessions, Step
 from model import GRU4Rec
 
 TIE_BREAKING = ("standard", "conservative", "median")
+NOTICEABLE = 0.001  # difference between figures that differ in how ties are counted
 BATCH_SIZE = 256  # sessions side by side; the score matrix has this many rows, and the result does not depend on it
 
 
@@ -71,6 +72,18 @@ def metrics_of_ranks(ranks: Tensor, ks: Iterable[int]) -> Metrics:
     recall = {k: hit.double().mean().item() for k, hit in hits.items()}
     mrr = {k: torch.where(hit, 1 / ranks, 0).mean().item() for k, hit in hits.items()}
     return Metrics(recall, mrr, len(ranks))
+
+
+def tie_breaking_to_report(metrics: dict[str, Metrics]) -> str:
+    """By which of ``TIE_BREAKING`` to report figures that are given for each: where they differ noticeably, median.
+
+    "standard" flatters what gives many items the same score: a constant would be right always.
+    """
+    best, worst = metrics["standard"], metrics["conservative"]
+    differences = [best.recall[k] - worst.recall[k] for k in best.recall] + [
+        best.mrr[k] - worst.mrr[k] for k in best.mrr
+    ]
+    return "median" if max(differences) > NOTICEABLE else "standard"
 
 
 def rank_next_clicks(

@@ -1,9 +1,9 @@
 """Neighbours: sessions like the current one tell what comes next. VS-KNN, STAN and V-STAN.
 
 A session's *candidates* are the training sessions that share an item with its clicks so far; of too many, those whose
-last click is the most recent. Its *neighbours* are the k most similar candidates; between equally similar ones, of which
-VS-KNN has many, lots decide that are drawn once. The items of the neighbours have scores, other items have none. An
-item counts at the last position at which the current session, or the neighbour, has it.
+last click is the most recent. Its *neighbours* are the k most similar candidates. Where equally similar ones, of which
+VS-KNN has many, are too many, lots decide that were drawn once. The items of the neighbours have scores, other items
+have none. An item counts at the last position at which the current session, or the neighbour, has it.
 
 Papers: VS-KNN: Ludewig & Jannach, Evaluation of Session-based Recommendation Algorithms, UMUAI 2018. STAN: Garg, Gupta,
 Malhotra, Vig & Shroff, Sequence and Time Aware Neighborhood for Session-based Recommendations, SIGIR 2019. V-STAN:
@@ -213,14 +213,14 @@ class VSKNN(SessionNeighbours):
 
 
 class STAN(SessionNeighbours):
-    r"""STAN: shared items count less with every click since, neighbours with every day, their items with their distance.
+    r"""STAN: shared items count less by the click, neighbours by the day, and their items by the distance from these.
 
     With a the number of clicks since the current session had an item, :math:`w = e^{-a / \lambda_{spw}}`. A neighbour's
-    similarity is the sum of w over the shared items, divided by the root of the sum of w² over all distinct items of the
-    session and by the root of the number of distinct items of the neighbour, times :math:`e^{-d / \lambda_{snh}}`, d the
-    days from its last click to the current one. An item's score is the sum over the neighbours that have it of
-    similarity times :math:`e^{-|q - q^*| / \lambda_{inh}}`, q its position there and :math:`q^*` the last position there
-    of a shared item.
+    similarity is the sum of w over the shared items, divided by the root of the sum of w² over all distinct items of
+    the session and by the root of the number of distinct items of the neighbour, times
+    :math:`e^{-d / \lambda_{snh}}`, d the days from its last click to the current one. An item's score is the sum over
+    the neighbours that have it of similarity times :math:`e^{-|q - q^*| / \lambda_{inh}}`, q its position there and
+    :math:`q^*` the last position there of a shared item.
     """
 
     settings = {
@@ -248,8 +248,8 @@ class VSTAN(STAN):
     r"""V-STAN: STAN in which rare items, and those of neighbours that have a recent click, score higher.
 
     An item's score is STAN's times :math:`1 + \lambda_{idf} \ln(\text{sessions} / \text{clicks on the item})`, with
-    every neighbour's similarity multiplied by :math:`e^{-a' / \lambda_{ipw}}`, a' the number of clicks since the current
-    session had an item that the neighbour has.
+    every neighbour's similarity multiplied by :math:`e^{-a' / \lambda_{ipw}}`, a' the number of clicks since the
+    current session had an item that the neighbour has.
     """
 
     settings = STAN.settings | {

@@ -28,8 +28,13 @@ class TrainingData:
     valid_sessions: Sessions
 
     @classmethod
-    def read(cls, data_folder: str, train_data: str, valid_data: str, time_sort: bool) -> "TrainingData":
+    def read(
+        cls, data_folder: str, train_data: str, valid_data: str, time_sort: bool, with_times: bool = False
+    ) -> "TrainingData":
         """Read what the parameters of these names say.
+
+        Args:
+            with_times: let the sessions have the times of their clicks.
 
         Raises:
             UserError: a file is missing or unusable.
@@ -38,9 +43,10 @@ class TrainingData:
         print(f"reading {train_file}", flush=True)
         clicks = read_session_clicks(train_file)
         index = ItemIndex.of(clicks)
-        sessions, _ = encode_sessions(clicks, index, time_sort)
+        sessions, _ = encode_sessions(clicks, index, time_sort, with_times)
         support = torch.from_numpy(sessions.support(len(index)))
-        return cls(index, sessions, support, read_valid_sessions(data_file(data_folder, valid_data), index))
+        valid_sessions = read_valid_sessions(data_file(data_folder, valid_data), index, with_times)
+        return cls(index, sessions, support, valid_sessions)
 
 
 def data_file(folder: str, name: str) -> Path:
@@ -59,13 +65,13 @@ def data_file(folder: str, name: str) -> Path:
     raise UserError(f"no file {Path(folder) / name}: {hint}")
 
 
-def read_valid_sessions(path: Path, index: ItemIndex) -> Sessions:
+def read_valid_sessions(path: Path, index: ItemIndex, with_times: bool = False) -> Sessions:
     """The sessions to evaluate on; clicks on items that training never saw are dropped, with a warning.
 
     Raises:
         UserError: the file is unusable, or nothing is left of it.
     """
-    sessions, n_dropped = encode_sessions(read_session_clicks(path), index)
+    sessions, n_dropped = encode_sessions(read_session_clicks(path), index, with_times=with_times)
     if n_dropped:
         warn(f"{path}: dropped {n_dropped:,} clicks on items that training never saw, or alone in a session after that")
     if len(sessions) == 0:

@@ -12,10 +12,10 @@ from terminal.errors import UserError
 RESULTS = [
     dict(zip(COLUMNS, values, strict=True))
     for values in (
-        ("POP", 0, 0, "9 5", 0.006, 0.002, 1.0),
-        ("authors-best", 1, 10, "9 5", 0.70, 0.30, 10.0),
-        ("authors-best", 2, 10, "9 5", 0.72, 0.31, 12.0),
-        ("authors-coveo", 1, 10, "9 5", 0.5, 0.2, 3.0),
+        ("POP", 0, 0, "9 5", 0.006, 0.002, 1.0, ""),
+        ("authors-best", 1, 10, "9 5", 0.70, 0.30, 10.0, ""),
+        ("authors-best", 2, 10, "9 5", 0.72, 0.31, 12.0, ""),
+        ("authors-coveo", 1, 10, "9 5", 0.5, 0.2, 3.0, ""),
     )
 ]
 

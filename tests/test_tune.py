@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from clicks.clickfile import write_click_files
 from clicks.synthetic import synthetic_clicks
 from evaluation import Metrics
 from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID, split
+from runs import searched
 from runs.epochs import train_epochs
 from runs.parameters import parse_flags, training_parameters
 from runs.runfolder import RunFolder
@@ -80,7 +82,7 @@ def made_up(monkeypatch):
         def epochs_of(parameters, stopper):
             return map(Run, curve_of(parameters)[: parameters.n_epochs])
 
-        monkeypatch.setattr(tune, "epochs_of", epochs_of)
+        monkeypatch.setattr(searched, "epochs_of", epochs_of)
 
     return use
 
@@ -304,7 +306,7 @@ def test_the_test_file_is_read_last_and_gives_the_figures_of_main(tuned, data_fo
         recall, mrr = history_of(f"{line} --seed {seed}", data_folder, tmp_path)[-1]
         assert f"seed {seed}: Recall@20 {recall:.4f} MRR@20 {mrr:.4f}\n" in printed
 
-    monkeypatch.delattr(tune, "epochs_of")  # what has been measured is not measured again
+    monkeypatch.delattr(searched, "epochs_of")  # what has been measured is not measured again
     tuned("--n_trials", 2, "--n_epochs", 2, "--final")
     assert capsys.readouterr().out.splitlines()[-2:] == printed.splitlines()[-2:]
 
@@ -371,10 +373,10 @@ def test_a_setting_that_diverges_on_train_full_is_said(monkeypatch):
         raise Diverged(0, 7, float("nan"))
         yield
 
-    monkeypatch.setattr(tune, "epochs_of", diverge)
-    monkeypatch.setattr(tune, "parameters_of", lambda *_, **__: None)
+    monkeypatch.setattr(searched, "epochs_of", diverge)
+    flags = Namespace(searched=searched.SearchedModel({}, Path("data"), "cpu"))
     with pytest.raises(UserError, match="seed 2: the loss became nan at step 7 of epoch 0: --lr 9"):
-        tune.test_figures(("--lr 9", 2), None, None)
+        tune.test_figures(("--lr 9", 2), None, flags)
 
 
 def test_one_process_takes_the_trials_that_wait(monkeypatch):
