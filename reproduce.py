@@ -246,8 +246,8 @@ def parse_flags() -> argparse.Namespace:
         default=DEFAULT_ROWS,
         type=Kind(parse_table_row, "ROW"),
         metavar="ROW",
-        help=f"of {', '.join(ROWS)} (default: those of the papers on YooChoose); a baseline's settings may stand behind "
-        "its name: 'VS-KNN k=200 sample=2000'",
+        help=f"of {', '.join(ROWS)} (default: those of the papers on YooChoose); behind a baseline may stand settings: "
+        "'VS-KNN k=200 sample=2000'",
     )
     parser.add_argument("--n_epochs", type=COUNT, default=10, help="epochs of every preset (%(default)s)")
     parser.add_argument("--seeds", type=COUNT, default=1, help="runs of every preset, with seeds 1, 2, … (%(default)s)")
