@@ -3,9 +3,15 @@
 import csv
 
 import pytest
+import torch
 
-from preprocessing import TEST, TRAIN_FULL
-from reproduce import COLUMNS, DEFAULT_ROWS, Files, markdown_table, read_results
+from baselines.published import Popularity
+from baselines.registry import fit_row
+from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID
+from reproduce import COLUMNS, DEFAULT_ROWS, Files, evaluated, markdown_table, read_results, reported
+from runs.parameters import parse_flags, training_parameters
+from runs.runfolder import write_checkpoint
+from runs.trainingrun import TrainingRun
 from terminal.atomicfile import write_csv
 from terminal.errors import UserError
 
@@ -43,6 +49,43 @@ def test_table_on_other_files_has_no_published_figures():
     assert "published" not in table
     assert "0.7283" not in table
     assert "| authors-best | 0.7100 ± 0.0141 | 0.3050 ± 0.0071 | 2 | 11 |" in table
+
+
+def test_the_table_says_where_ties_matter():
+    tied = dict(
+        zip(COLUMNS, ("VS-KNN k=9", 0, 0, "9 5", 0.64, 0.31, 1.0, "0.6700 / 0.3300 to 0.6300 / 0.3000"), strict=True)
+    )
+    lines = markdown_table([*RESULTS, tied], "P.", comparable=False).splitlines()
+    assert "| VS-KNN k=9 (ties by half) | 0.6400 | 0.3100 | 1 | 1 |" in lines
+    assert lines[-1].startswith("Ties by half: often other items score as high")
+    assert lines[-1].endswith("to all of them: VS-KNN k=9 0.6700 / 0.3300 to 0.6300 / 0.3000.")
+
+
+def test_a_model_that_gives_every_item_one_score_is_not_called_perfect(data_folder, tmp_path):
+    """Its checkpoint is evaluated in every way to count ties."""
+    flags = ["--data_folder", str(data_folder), "--n_epochs", "1", "--checkpoint_dir", str(tmp_path), "--device", "cpu"]
+    run = TrainingRun(training_parameters(parse_flags(flags)))
+    with torch.no_grad():
+        for parameter in run.model.parameters():
+            parameter.zero_()
+    write_checkpoint(tmp_path / "model_00000.pt", run.checkpoint(0, None))
+    files = Files(data_folder, TRAIN_ONLY, VALID)
+    result = reported(evaluated(tmp_path / "model_00000.pt", files, "cpu"))
+    assert result["ties"] == "1.0000 / 1.0000 to 0.0000 / 0.0000"
+    median = (1 + len(files.index)) / 2
+    assert (result["recall"], result["mrr"]) == (median <= 20, pytest.approx(1 / median) if median <= 20 else 0)
+    metrics = Popularity(files.train, len(files.index)).evaluate_by_every_tie_breaking(files.test)
+    assert reported(metrics) == {
+        "recall": metrics["standard"].recall[20],
+        "mrr": metrics["standard"].mrr[20],
+        "ties": "",
+    }
+
+
+def test_a_table_of_a_version_that_did_not_look_for_ties_is_read(tmp_path):
+    old = [{name: value for name, value in result.items() if name != "ties"} for result in RESULTS]
+    write_csv(tmp_path / "results.csv", old)
+    assert read_results(tmp_path / "results.csv") == RESULTS
 
 
 def test_results_come_back_as_they_were(tmp_path):
@@ -85,6 +128,20 @@ def test_rows_are_run_once_and_added_later(prepared, run_script, tmp_path):
     table = (tmp_path / "out" / "table.md").read_text()
     assert table in longer.stdout
     assert " ± " in second.stdout
+
+
+def test_rows_of_baselines_name_their_settings(prepared, run_script, tmp_path):
+    rows = ["VS-KNN k=2  sample=50", "VS-KNN sample=50 k=2", "VS-KNN k=100", "STAN k=5", "SR"]
+    first = run_script("reproduce.py", *prepared, "--rows", *rows)
+    results = read_results(tmp_path / "out" / "results.csv")
+    assert [result["row"] for result in results] == ["VS-KNN k=2 sample=50", "VS-KNN", "STAN k=5", "SR"]
+    assert results[0]["recall"] != results[1]["recall"]
+    assert "| VS-KNN k=2 sample=50 (ties by half) |" in first.stdout
+    files = Files(tmp_path / "data", TRAIN_FULL, TEST)
+    metrics = fit_row("STAN k=5", files.train, len(files.index)).evaluate(files.test)
+    assert (results[2]["recall"], results[2]["mrr"]) == (metrics.recall[20], metrics.mrr[20])
+    wrong = run_script("reproduce.py", *prepared, "--rows", "VS-KNN kk=2", expect=2)
+    assert wrong.stderr.startswith("error: argument --rows: kk=2: VS-KNN takes k, sample")
 
 
 def test_other_clicks_in_the_same_folder_are_trained_on_anew(prepared, run_script, tmp_path):
