@@ -33,10 +33,13 @@ class Sessions:
     Attributes:
         items: ``[n_clicks]`` int32, the item index of every click.
         offsets: ``[n_sessions + 1]`` int64; session ``s`` is ``items[offsets[s]:offsets[s + 1]]``, two clicks at least.
+        times: ``[n_clicks]`` int64, when every click was, in milliseconds since the epoch (UTC); None where nobody
+            asked for it, as the model does not.
     """
 
     items: np.ndarray
     offsets: np.ndarray
+    times: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -49,6 +52,13 @@ class Sessions:
     def support(self, n_items: int) -> np.ndarray:
         """How often each item was clicked: ``[n_items]`` int64."""
         return np.bincount(self.items, minlength=n_items)
+
+    def select(self, which: np.ndarray) -> "Sessions":
+        """The sessions of these numbers, in this order."""
+        lengths = np.diff(self.offsets)[which]
+        clicks = ranges(self.offsets[which], lengths)
+        times = None if self.times is None else self.times[clicks]
+        return Sessions(self.items[clicks], np.concatenate(([0], np.cumsum(lengths))), times)
 
 
 def read_session_clicks(path: Path) -> Clicks:
@@ -65,7 +75,9 @@ def read_session_clicks(path: Path) -> Clicks:
     return clicks
 
 
-def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) -> tuple[Sessions, int]:
+def encode_sessions(
+    clicks: Clicks, index: ItemIndex, time_sort: bool = True, with_times: bool = False
+) -> tuple[Sessions, int]:
     """Turn clicks (sessions together, by time) into sessions of item indices.
 
     Clicks on items that the index lacks are dropped, then sessions of one click: a model has no score for such an item.
@@ -74,6 +86,7 @@ def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) ->
         clicks: as :func:`read_session_clicks` gives them.
         index: the items that the model knows.
         time_sort: feed the oldest session (by its first click) first; otherwise by session id.
+        with_times: let the sessions have the times of their clicks.
 
     Returns:
         The sessions, and how many clicks were dropped.
@@ -83,15 +96,13 @@ def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) ->
     if (unknown := items < 0).any():
         kept = drop_short_sessions(clicks.select(~unknown))
         items = index.encode_clicks(kept)
-    offsets = session_offsets(kept.session)
+    sessions = Sessions(items, session_offsets(kept.session), kept.time if with_times else None)
     if time_sort:
-        order = np.argsort(kept.time[offsets[:-1]], kind="stable")
-        lengths = np.diff(offsets)[order]
-        items, offsets = items[_ranges(offsets[:-1][order], lengths)], np.concatenate(([0], np.cumsum(lengths)))
-    return Sessions(items, offsets), len(clicks) - len(kept)
+        sessions = sessions.select(np.argsort(kept.time[sessions.offsets[:-1]], kind="stable"))
+    return sessions, len(clicks) - len(kept)
 
 
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """start … start + length - 1 for every pair of them, back to back."""
     places = np.arange(lengths.sum())
     places += np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
@@ -242,7 +253,7 @@ class SessionParallelBatches:
         skipped = np.maximum(-start_step, 0)
         end = np.minimum(offsets[session + 1] - offsets[session] - 1, self.block_steps - start_step)
         taken = np.maximum(end - skipped, 0)
-        transition = _ranges(skipped, taken)
+        transition = ranges(skipped, taken)
         click = np.repeat(offsets[session], taken) + transition
         cell = np.repeat(first_cell - first_step * n_lanes, taken) + transition * n_lanes
 

@@ -2,52 +2,55 @@
 
     python reproduce.py --data_folder data/preprocessed_data --seeds 3
     python reproduce.py --rows POP Item-KNN authors-best --n_epochs 5 --output reproduction
+    python reproduce.py --rows VS-KNN "VS-KNN k=200 sample=2000" V-STAN
 
 Rows are run one after another; those that are finished are not run again, one that was cut off goes on where it was.
-Leaves ``results.csv`` (a row per run), ``table.md`` and, where matplotlib is installed, ``table.png``.
+Leaves ``results.csv`` (a row per run), ``table.md`` and, where matplotlib is installed, ``table.png``. Where it matters
+how items are counted that score as high as the next click, the figures are those of half of them above it.
 """
 
 from terminal.errors import UserError, run_script, warn
 
 # isort: split
 import argparse
-import csv
 import re
-import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from baselines.registry import BASELINES
+from torch import Tensor
+
+from baselines.registry import BASELINES, OF_THE_PAPER, fit_row, name_of, parse_row, row_of
 from clicks.datasets import DATASETS, YOOCHOOSE
 from clicks.itemindex import ItemIndex
 from clicks.prepared import read_record
 from dataset import encode_sessions, read_session_clicks
+from evaluation import (
+    Metrics,
+    metrics_of_ranks,
+    rank_by_every_tie_breaking,
+    rows_at_once,
+    scores_of,
+    tie_breaking_to_report,
+)
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, equals_published, size_of
-from runs.figures import K, spread
+from runs.figures import COLUMNS, K, Result, bar_groups, markdown_table, read_results, read_rows
 from runs.interruption import Interrupted, run_interruptibly
 from runs.parameters import PARAMETERS
 from runs.parameters import parse_flags as parse_main_flags
 from runs.plot import bars, try_to_write_picture
 from runs.presets import PRESETS
+from runs.restoring import restored_for_evaluation
+from runs.runfolder import MEAN, RunFolder, read_checkpoint
 from runs.trainingdata import READING, checksum, data_file, valid_sessions
 from terminal.atomicfile import atomic_write, make_folder, write_csv
-from terminal.flags import COUNT, FlagParser
+from terminal.errors import did_you_mean
+from terminal.flags import COUNT, FlagParser, Kind
 from terminal.memory import memory_for
 
-COLUMNS = {"row": str, "seed": int, "n_epochs": int, "files": str, "recall": float, "mrr": float, "seconds": float}
 ROWS = [*BASELINES, *PRESETS]
 HERE = Path(__file__).parent
-Result = dict[str, Any]  # a row of results.csv: COLUMNS to values
-
-
-def rows_of(dataset: str) -> list[str]:
-    """The rows that make sense on a data set: all baselines, and the presets that were measured on it."""
-    return [*BASELINES, *(name for name, preset in PRESETS.items() if preset.dataset == dataset)]
-
-
-DEFAULT_ROWS = rows_of(YOOCHOOSE)
 
 
 class Files:
@@ -56,7 +59,7 @@ class Files:
     Attributes:
         name: tells them from others: the checksums of the sessions to train on and of those to evaluate.
         dataset: what they are of, as far as the folder's record says; else YooChoose.
-        comparable: the figures that were published on it compare with those that are measured on them.
+        published: Recall and MRR by row as published, where they compare with those that are measured on these files.
         protocol: a sentence on that.
     """
 
@@ -66,63 +69,86 @@ class Files:
         clicks = read_session_clicks(train_file)
         test_clicks = read_session_clicks(test_file)
         self.index = ItemIndex.of(clicks)
-        self.train, _ = encode_sessions(clicks, self.index)
-        self.test = valid_sessions(test_clicks, self.index, test_file)
+        self.train, _ = encode_sessions(clicks, self.index, with_times=True)
+        self.test = valid_sessions(test_clicks, self.index, test_file, with_times=True)
         self.name = f"{checksum(self.train, self.index)} {checksum(self.test, self.index)}"
         train_size, test_size = size_of(clicks), size_of(test_clicks)
         record = read_record(folder)
         self.dataset = YOOCHOOSE if record is None or record.dataset not in DATASETS else record.dataset
         what = "the paper's files (full YooChoose, last day)"
         if self.dataset == YOOCHOOSE:
-            self.comparable = equals_published(TRAIN_FULL, train_size) and equals_published(TEST, test_size)
+            comparable = equals_published(TRAIN_FULL, train_size) and equals_published(TEST, test_size)
         else:
             what = f"the files that `preprocessing.py --dataset {self.dataset}` makes"
-            self.comparable = record.is_of(self.dataset) and (train_data, test_data) == (TRAIN_FULL, TEST)
+            comparable = record.is_of(self.dataset) and (train_data, test_data) == (TRAIN_FULL, TEST)
+        self.published = DATASETS[self.dataset].published if comparable else None
         self.protocol = (
             f"These are {what}: the figures compare with the published ones."
-            if self.comparable
+            if comparable
             else f"{train_data} and {test_data} of {folder} are not {what}: the figures compare with each other, not "
             "with the published ones."
         )
 
 
-def run_baseline(name: str, files: Files, seed: int = 0) -> tuple[float, float, float]:
-    """Fit and evaluate a baseline: Recall, MRR, seconds.
+def rows_of(dataset: str) -> list[str]:
+    """The rows that are run where none is asked for: the papers' baselines, and all that was measured on a data set."""
+    return [*OF_THE_PAPER, *(name for name, preset in PRESETS.items() if preset.dataset == dataset)]
+
+
+def run_baseline(row: str, seed: int, files: Files) -> Result:
+    """Fit and evaluate a baseline: what the result says but its row.
 
     Raises:
         UserError: memory ran out.
     """
     began = time.perf_counter()
-    with memory_for(f"free some for {name}, or name --rows without it"):
-        seeded = {"seed": seed} if BASELINES[name].is_seeded else {}
-        metrics = BASELINES[name](files.train, len(files.index), **seeded).evaluate(files.test, (K,))
-    return metrics.recall[K], metrics.mrr[K], time.perf_counter() - began
+    with memory_for(f"free some for {row}, or name --rows without it"):
+        ranks = fit_row(row, files.train, len(files.index), seed).ranks(files.test)
+    return reported(ranks) | {"seconds": round(time.perf_counter() - began, 1)}
 
 
-def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) -> tuple[float, float, float]:
-    """Train a preset with ``main.py``, or go on training it: its Recall and MRR, and the seconds of training.
+def reported(ranks: dict[str, Tensor]) -> Result:
+    """Of ranks for every way to count ties, the figures that the table gives, and what to say of the others."""
+    metrics = {way: metrics_of_ranks(each, (K,)) for way, each in ranks.items()}
+    way = tie_breaking_to_report(metrics)
+    ties = " to ".join(figures(metrics[each]) for each in ("standard", "conservative")) if way == "median" else ""
+    return {"recall": metrics[way].recall[K], "mrr": metrics[way].mrr[K], "ties": ties}
 
-    They are those of its last epoch or, where it averages some, of their mean.
 
-    Of its checkpoints, the last one is kept, to go on from.
+def figures(metrics: Metrics) -> str:
+    """Recall and MRR as tables have them."""
+    return f"{metrics.recall[K]:.4f} / {metrics.mrr[K]:.4f}"
+
+
+def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) -> Result:
+    """Train a preset with ``main.py``, or go on training it: what the result says but its row.
+
+    Its figures are those of its last epoch or, where it averages some, of their mean. Of its checkpoints, the last one
+    is kept, to go on from.
 
     Raises:
         UserError: ``main.py`` failed; it has said why.
         Interrupted: a signal came; ``main.py`` has saved what it had.
     """
-    folder = flags.output / f"{name}-seed{seed}-on-{files.name.replace(' ', '-')}"
+    folder, n_epochs = flags.output / f"{name}-seed{seed}-on-{files.name.replace(' ', '-')}", n_epochs_of(name, flags)
     command = [sys.executable, HERE / "main.py", "--preset", name, "--seed", seed, "--resume"]
-    command += ["--checkpoint_dir", folder, "--data_folder", flags.data_folder, "--n_epochs", n_epochs_of(name, flags)]
+    command += ["--checkpoint_dir", folder, "--data_folder", flags.data_folder, "--n_epochs", n_epochs]
     command += ["--train_data", flags.train_data, "--valid_data", flags.test_data, "--keep_checkpoints", 1]
     command += ["--device", flags.device] if flags.device else []
     code = run_interruptibly(list(map(str, command)))
     if code != 0:
         raise UserError(f"{name} with seed {seed} ended with exit code {code}; run the same line again to go on")
     newest = max(folder.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime_ns)
-    epochs = read_rows(newest)[: n_epochs_of(name, flags)]
-    (figures,) = read_rows(newest.with_name("mean.csv")) if "average" in preset_flags(name) else epochs[-1:]
-    seconds = sum(float(epoch["seconds"]) for epoch in epochs)
-    return float(figures[f"recall@{K}"]), float(figures[f"mrr@{K}"]), seconds
+    epochs = read_rows(newest)[:n_epochs]
+    seconds = round(sum(float(epoch["seconds"]) for epoch in epochs), 1)
+    averages = "average" in preset_flags(name)
+    checkpoint = newest.with_name(MEAN) if averages else RunFolder(newest.parent).epoch_path(n_epochs - 1)
+    if checkpoint.exists():
+        return reported(ranked(checkpoint, files, flags.device)) | {"seconds": seconds}
+    warn(f"{name}, seed {seed}, was trained for longer, so nothing is known of ties after epoch {n_epochs}")
+    return {"recall": float(epochs[-1][f"recall@{K}"]), "mrr": float(epochs[-1][f"mrr@{K}"]), "ties": ""} | {
+        "seconds": seconds
+    }
 
 
 def n_epochs_of(name: str, flags: argparse.Namespace) -> int:
@@ -135,10 +161,14 @@ def preset_flags(name: str) -> dict[str, Any]:
     return parse_main_flags(PRESETS[name].flags.split())
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header."""
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+def ranked(checkpoint: Path, files: Files, device: str | None) -> dict[str, Tensor]:
+    """The ranks of all next clicks by a checkpoint, for every way to count ties."""
+    flags = {"device": device} if device else {}
+    _, model, _ = restored_for_evaluation(read_checkpoint(checkpoint), checkpoint, flags)
+    device_of_model = model.output_bias.device
+    batch_size = min(rows_at_once(len(files.index), device_of_model), len(files.test))
+    with scores_of(model, batch_size) as score_step:
+        return rank_by_every_tie_breaking(score_step, files.test, device_of_model, batch_size)
 
 
 def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
@@ -151,65 +181,33 @@ def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
             "is asked is run anew"
         )
     asked = []
-    for row in flags.rows:
-        is_seeded = row not in BASELINES or BASELINES[row].is_seeded
+    for row in dict.fromkeys(flags.rows):
+        is_preset = row in PRESETS
+        is_seeded = is_preset or BASELINES[name_of(row)].is_seeded
         for seed in range(1, flags.seeds + 1) if is_seeded else [0]:
-            what = {
-                "row": row,
-                "seed": seed,
-                "n_epochs": 0 if row in BASELINES else n_epochs_of(row, flags),
-                "files": files.name,
-            }
+            n_epochs = n_epochs_of(row, flags) if is_preset else 0
+            what = {"row": row, "seed": seed, "n_epochs": n_epochs, "files": files.name}
             result = next((each for each in results if each.items() >= what.items()), None)
             if result is None:
-                figures = run_baseline(row, files, seed) if row in BASELINES else run_preset(row, seed, files, flags)
-                recall, mrr, seconds = figures
-                result = what | {"recall": recall, "mrr": mrr, "seconds": round(seconds, 1)}
+                found = run_preset(row, seed, files, flags) if is_preset else run_baseline(row, seed, files)
+                result = {name: (what | found)[name] for name in COLUMNS}
                 results.append(result)
                 write_csv(path, results)
-            print(f"{row}, seed {seed}: Recall@{K} {result['recall']:.4f}, MRR@{K} {result['mrr']:.4f}", flush=True)
+            by_half = " (ties by half)" if result["ties"] else ""
+            print(f"{row}, seed {seed}: Recall@{K} {result['recall']:.4f}, MRR@{K} {result['mrr']:.4f}{by_half}")
+            sys.stdout.flush()
             asked.append(result)
     return asked
 
 
-def read_results(path: Path) -> list[Result]:
-    """The finished runs of ``results.csv``; none where there is no file."""
-    if not path.exists():
-        return []
-    try:
-        return [{name: convert(row[name]) for name, convert in COLUMNS.items()} for row in read_rows(path)]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is not a table of this script; name another folder with --output") from error
-
-
-def markdown_table(results: list[Result], protocol: str, comparable: bool, dataset: str = YOOCHOOSE) -> str:
-    """The results as a Markdown table; with the data set's published figures and differences where these compare."""
-    published = DATASETS[dataset].published if comparable else {}
-    published_columns = " published Recall / MRR | difference |" if comparable else ""
-    lines = [protocol, "", f"| row | Recall@{K} | MRR@{K} |{published_columns} runs | seconds a run |"]
-    lines.append("| --- " * (lines[-1].count("|") - 1) + "|")
-    for row in dict.fromkeys(result["row"] for result in results):
-        runs = [result for result in results if result["row"] == row]
-        recall, mrr, seconds = ([run[name] for run in runs] for name in ("recall", "mrr", "seconds"))
-        cells = [row, spread(recall), spread(mrr)]
-        if row in published:
-            published_recall, published_mrr = published[row]
-            differences = statistics.mean(recall) - published_recall, statistics.mean(mrr) - published_mrr
-            cells += [f"{published_recall:.4f} / {published_mrr:.4f}", "{:+.4f} / {:+.4f}".format(*differences)]
-        elif comparable:
-            cells += ["", ""]
-        cells += [str(len(runs)), f"{statistics.mean(seconds):.0f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def bar_groups(results: list[Result]) -> dict[str, dict[str, list[float]]]:
-    """Recall and MRR of every row, as :func:`runs.plot.bars` takes them."""
-    rows = list(dict.fromkeys(result["row"] for result in results))
-    return {
-        title: {row: [result[column] for result in results if result["row"] == row] for row in rows}
-        for title, column in {f"Recall@{K}": "recall", f"MRR@{K}": "mrr"}.items()
-    }
+def parse_table_row(text: str) -> str:
+    """A row, written in one way; raises ValueError where there is none such."""
+    if text in PRESETS:
+        return text
+    if name_of(text) not in BASELINES:
+        hint = did_you_mean(text, ROWS) or f" (choose from {', '.join(ROWS)})"
+        raise ValueError(f"invalid choice: {text!r}{hint}")
+    return row_of(*parse_row(text))
 
 
 def make_parser() -> FlagParser:
@@ -220,12 +218,15 @@ def make_parser() -> FlagParser:
     parser.add_argument(
         "--rows",
         nargs="+",
-        choices=ROWS,
+        type=Kind(parse_table_row, "ROW"),
         metavar="ROW",
-        help=f"of {', '.join(ROWS)} (default: the baselines, and all that was measured on the files' data set)",
+        help=f"of {', '.join(ROWS)} (default: the paper's baselines, and all that was measured on this data set); "
+        "behind a baseline may stand settings: 'VS-KNN k=200 sample=2000'",
     )
     parser.add_argument("--n_epochs", type=COUNT, help="epochs of every preset (default: its own, or 10)")
-    parser.add_argument("--seeds", type=COUNT, default=1, help="runs of every row, with seeds 1, 2, … (%(default)s)")
+    parser.add_argument(
+        "--seeds", type=COUNT, default=1, help="runs of every row that is random, with seeds 1, 2, … (%(default)s)"
+    )
     parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder for results (%(default)s)")
     parser.add_argument("--device", help=PARAMETERS["device"].help)
     return parser
@@ -242,7 +243,7 @@ def main() -> int:
     except Interrupted as interrupted:
         print(f"stopped by {interrupted}; go on with the same line")
         return interrupted.exit_code
-    table = markdown_table(results, files.protocol, files.comparable, files.dataset)
+    table = markdown_table(results, files.protocol, files.published)
     with atomic_write(flags.output / "table.md") as file:
         file.write(table.encode())
     try_to_write_picture(lambda: bars(bar_groups(results)), flags.output / "table.png")

@@ -2,10 +2,12 @@
 
     python tune.py --space spaces/bprmax.txt --preset authors-retailrocket --study bprmax.db --n_trials 50 --n_jobs 2
     python tune.py --space spaces/bprmax.txt --preset authors-retailrocket --study bprmax.db --confirm 3 --final
+    python tune.py --space spaces/vstan.txt --baseline V-STAN --study vstan.db --n_trials 50 --final
 
 A trial trains on train only and is evaluated on valid after every epoch, until it falls behind the others or behind
 itself. Trials are kept in an SQLite file: the same line goes on from there. ``--confirm`` trains the best settings
-again, with several seeds; ``--final`` measures the chosen one on the test file, which nothing else reads.
+again, with several seeds; ``--final`` measures the chosen one on the test file, which nothing else reads. A baseline is
+fitted instead, once a trial.
 """
 
 from terminal.errors import UserError, run_script, warn
@@ -19,16 +21,17 @@ from argparse import Namespace
 from functools import lru_cache, partial
 from pathlib import Path
 
+from baselines.registry import BASELINES
 from dataset import seed_of
 from faster.device import choose_device
-from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, TRAIN_ONLY, VALID
+from preprocessing import DATA_FOLDER, TEST
 from runs.figures import K, spread
 from runs.interruption import Interrupted
 from runs.jobs import Stopper, run_jobs
 from runs.parameters import PARAMETERS
 from runs.presets import PRESETS
-from runs.searchspace import read_space
-from runs.settings import epochs_of, line_of, parameters_of, read_data
+from runs.searched import FOR_CHOOSING, FOR_MEASURING, Searched, SearchedBaseline, SearchedModel
+from runs.searchspace import OF_THE_MODEL, read_space
 from runs.trainingdata import data_file
 from terminal.atomicfile import make_folder
 from terminal.flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser
@@ -44,11 +47,9 @@ except ImportError:
 STUDY_NAME = "GRU4Rec"
 PATIENCE = 3  # epochs without a better one after which a trial ends
 N_SHOWN, N_CONFIRMED = 10, 5  # how many of the best the table shows, and --confirm trains again
-FINAL_SEEDS = (1, 2, 3)
+N_EPOCHS = 10  # of a trial of the model, at most
+SEARCHABLE = [name for name, baseline in BASELINES.items() if baseline.settings]
 HEARTBEAT_SECONDS = 15  # of a running trial; one that has missed four of them has lost its process
-
-
-# The search: a study of trials.
 
 
 @lru_cache(maxsize=1)
@@ -81,11 +82,11 @@ def begin_or_go_on(study: "optuna.Study", flags: Namespace) -> None:
     Raises:
         UserError: the study was made with something else.
     """
-    data = read_data(str(flags.data_folder), TRAIN_ONLY, VALID, True)
+    data = flags.searched.data()
     made_with = {
         "clicks": f"{len(data.sessions.items):,} of train only and {data.valid_sessions.n_next_clicks:,} next of valid",
         "checksums": " ".join(data.checksums.values()),
-        "base": flags.base,
+        "base": flags.searched.base,
         "n_epochs": str(flags.n_epochs),
     } | {name: str(values) for name, values in flags.space.searched.items()}
     before = study.user_attrs.get("made_with")
@@ -111,11 +112,12 @@ def begin_or_go_on(study: "optuna.Study", flags: Namespace) -> None:
 
 def try_base_first(study: "optuna.Study", flags: Namespace) -> None:
     """Let the next trial be the base itself, as far as the space has it."""
-    base = vars(parameters_of("", flags))
+    base = flags.searched.values_of_base()
     inside = {name: base[name] for name, values in flags.space.searched.items() if base[name] in values}
     study.enqueue_trial(inside)
-    if outside := [f"--{name} {base[name]}" for name in flags.space.searched if name not in inside]:
-        warn(f"the space does not have the base's {', '.join(outside)}: the first trial has something else there")
+    if outside := {name: base[name] for name in flags.space.searched if name not in inside}:
+        missing = flags.searched.setting_of(outside)
+        warn(f"the space does not have the base's {missing}: the first trial has something else there")
 
 
 def finished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
@@ -166,11 +168,11 @@ def validation_mrr(trial: "optuna.Trial", stopper: Stopper, flags: Namespace) ->
     Raises:
         optuna.TrialPruned: it falls behind, diverges, needs too much memory or makes no sense.
     """
-    setting = line_of(flags.space.suggest(trial))
+    setting = flags.searched.setting_of(flags.space.suggest(trial))
     trial.set_user_attr("setting", setting)
     best, best_epoch = -1.0, 0
     try:
-        for epoch, run in enumerate(epochs_of(parameters_of(setting, flags, n_epochs=flags.n_epochs), stopper)):
+        for epoch, run in enumerate(flags.searched.runs(setting, stopper, FOR_CHOOSING, n_epochs=flags.n_epochs)):
             metrics = run.evaluate()
             trial.report(metrics.mrr[K], epoch)
             if metrics.mrr[K] > best:
@@ -195,7 +197,8 @@ def outcome(trial: "optuna.trial.FrozenTrial") -> str:
     became = attributes.get("problem")
     if became is None:
         became = f"MRR@{K} {max(trial.intermediate_values.values()):.4f} Recall@{K} {attributes['recall']:.4f}"
-        became += f" after {attributes['n_epochs']} of {len(trial.intermediate_values)} epochs"
+        n_epochs = len(trial.intermediate_values)
+        became += f" after {attributes['n_epochs']} of {n_epochs} epochs" if n_epochs > 1 else ""
         became += ", pruned" if trial.state == optuna.trial.TrialState.PRUNED else ""
     return f"trial {trial.number}: {became} ({trial.duration.total_seconds():.0f} s): {attributes['setting']}"
 
@@ -222,9 +225,6 @@ def print_best(study: "optuna.Study") -> None:
         print("importance: " + ", ".join(f"{name} {share:.2f}" for name, share in importances.items()))
 
 
-# The best settings again, with several seeds; then the chosen one on the test file.
-
-
 def confirm(study: "optuna.Study", flags: Namespace) -> None:
     """Train the best settings with several seeds; the study keeps MRR@20 on valid after every epoch."""
     curves = study.user_attrs.get("confirmed", {})
@@ -245,7 +245,7 @@ def validation_curve(job: tuple[str, int, int], stopper: Stopper, flags: Namespa
     setting, n_epochs, seed = job
     curve = []
     try:
-        for run in epochs_of(parameters_of(setting, flags, n_epochs=n_epochs, seed=seed), stopper):
+        for run in flags.searched.runs(setting, stopper, FOR_CHOOSING, n_epochs=n_epochs, seed=seed):
             curve.append(run.evaluate().mrr[K])
     except (Diverged, FloatingPointError) as error:
         warn(f"seed {seed}: {error}: {setting}")
@@ -279,15 +279,15 @@ def chosen(study: "optuna.Study", n_seeds: int) -> tuple[str, int]:
 
 def measure(study: "optuna.Study", flags: Namespace) -> None:
     """Train the chosen setting on train full, with several seeds, and evaluate each run on test once, at its end."""
-    setting, n_epochs = chosen(study, flags.confirm)
-    setting += f" --n_epochs {n_epochs}"
-    print(f"\nchosen: {flags.base} {setting}", flush=True)
-    clicks = " ".join(read_data(str(flags.data_folder), TRAIN_FULL, TEST, True).checksums.values())
+    searched = flags.searched
+    setting = searched.lasting(*chosen(study, flags.confirm))
+    print(f"\nchosen: {searched.base} {setting}", flush=True)
+    clicks = " ".join(searched.data(FOR_MEASURING).checksums.values())
     measured = study.user_attrs.get("measured", {})
     if measured and study.user_attrs.get("measured_on") != clicks:
         warn(f"what the study has of {TEST} is of other clicks, or of an earlier version: measured anew")
         measured = dict.fromkeys(measured, {})
-    jobs = [(setting, seed) for seed in FINAL_SEEDS if str(seed) not in measured.get(setting, {})]
+    jobs = [(setting, seed) for seed in searched.seeds if str(seed) not in measured.get(setting, {})]
     for (_, seed), (recall, mrr) in run_jobs(partial(test_figures, flags=flags), jobs, flags.n_jobs):
         measured[setting] = measured.get(setting, {}) | {str(seed): (recall, mrr)}
         study.set_user_attr("measured", measured)
@@ -296,9 +296,8 @@ def measure(study: "optuna.Study", flags: Namespace) -> None:
     if len(measured) > 1:
         warn(f"{len(measured)} settings of this study have been measured on {TEST}: the best of them is no fair figure")
     recall, mrr = (spread(list(values)) for values in zip(*measured[setting].values(), strict=True))
-    print(f"{TEST}, {len(FINAL_SEEDS)} seeds: Recall@{K} {recall} MRR@{K} {mrr}; the first of them:")
-    files = line_of({"data_folder": flags.data_folder, "train_data": TRAIN_FULL, "valid_data": TEST})
-    print(f"python main.py {files} {flags.base} {setting} --seed {FINAL_SEEDS[0]}")
+    several, first = (f", {len(searched.seeds)} seeds", "; the first of them") if len(searched.seeds) > 1 else ("", "")
+    print(f"{TEST}{several}: Recall@{K} {recall} MRR@{K} {mrr}{first}:\n{searched.command(setting)}")
 
 
 def test_figures(job: tuple[str, int], stopper: Stopper, flags: Namespace) -> tuple[float, float]:
@@ -308,9 +307,8 @@ def test_figures(job: tuple[str, int], stopper: Stopper, flags: Namespace) -> tu
         UserError: training diverges.
     """
     setting, seed = job
-    parameters = parameters_of(setting, flags, seed=seed, train_data=TRAIN_FULL, valid_data=TEST)
     try:
-        *_, run = epochs_of(parameters, stopper)
+        *_, run = flags.searched.runs(setting, stopper, FOR_MEASURING, seed=seed)
         metrics = run.evaluate()
     except (Diverged, FloatingPointError) as error:
         raise UserError(f"seed {seed}: {error}: {setting}") from error
@@ -322,9 +320,12 @@ def make_parser() -> FlagParser:
     parser.add_argument("--data_folder", type=Path, default=DATA_FOLDER, help="prepared files (%(default)s)")
     parser.add_argument("--space", type=Path, required=True, metavar="FILE", help="what to choose from, see spaces/")
     parser.add_argument("--preset", choices=PRESETS, metavar="NAME", help="gives what the space does not name")
+    parser.add_argument(
+        "--baseline", choices=SEARCHABLE, metavar="NAME", help=f"search its settings: {', '.join(SEARCHABLE)}"
+    )
     parser.add_argument("--study", type=Path, default=Path("study.db"), metavar="FILE", help="trials (%(default)s)")
     parser.add_argument("--n_trials", type=COUNT, default=50, help="finished trials of the study, in all (%(default)s)")
-    parser.add_argument("--n_epochs", type=COUNT, default=10, help="epochs of a trial, at most (%(default)s)")
+    parser.add_argument("--n_epochs", type=COUNT, help=f"epochs of a trial, at most ({N_EPOCHS})")
     parser.add_argument("--n_jobs", type=COUNT, default=1, help="trials side by side (%(default)s)")
     parser.add_argument("--seed", type=SEED, default=1, help="of what is suggested (%(default)s)")
     parser.add_argument("--device", help=PARAMETERS["device"].help)
@@ -337,10 +338,31 @@ def make_parser() -> FlagParser:
 
 def read_flags(argv: list[str] | None = None) -> Namespace:
     flags = make_parser().parse_args(argv)
-    flags.device = str(choose_device(flags.device))
-    flags.space = read_space(flags.space)
-    flags.base = line_of(({"preset": flags.preset} if flags.preset else {}) | flags.space.fixed)
+    flags.searched = searched_baseline(flags) if flags.baseline else searched_model(flags)
     return flags
+
+
+def searched_model(flags: Namespace) -> Searched:
+    """What is searched without ``--baseline``; completes the flags."""
+    flags.space = read_space(flags.space, OF_THE_MODEL)
+    flags.n_epochs = flags.n_epochs or N_EPOCHS
+    preset = {"preset": flags.preset} if flags.preset else {}
+    return SearchedModel(preset | flags.space.fixed, flags.data_folder, str(choose_device(flags.device)))
+
+
+def searched_baseline(flags: Namespace) -> Searched:
+    """What is searched with ``--baseline``; completes the flags.
+
+    Raises:
+        UserError: flags of the model are there.
+    """
+    for name in ("preset", "n_epochs", "device", "confirm"):
+        if getattr(flags, name):
+            raise UserError(f"--{name} is for the model, and a baseline is fitted, once: leave it out with --baseline")
+    settings = BASELINES[flags.baseline].settings
+    flags.space = read_space(flags.space, {name: setting.kind for name, setting in settings.items()})
+    flags.n_epochs = 1
+    return SearchedBaseline(flags.baseline, flags.space.fixed, flags.data_folder)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -348,7 +370,7 @@ def main(argv: list[str] | None = None) -> int:
     if optuna is None:
         raise UserError("tune.py needs Optuna: pip install optuna")
     if flags.final:
-        for name in (TRAIN_FULL, TEST):  # missing ones are better known now
+        for name in FOR_MEASURING:  # missing ones are better known now
             data_file(str(flags.data_folder), name)
     study = open_study(flags.study)
     begin_or_go_on(study, flags)

@@ -1,22 +1,36 @@
 """What every baseline is: fitted on the model's sessions, and ranked by the model's evaluator.
 
-A baseline gives each item a score after every click. Where it has nothing to say of two items (no co-occurrence, no
-transition, not in the session), the more popular one ranks higher: otherwise most items would tie, and the rank of the
-next click would be whatever ``--tie_breaking`` makes of that.
+A baseline gives each item a score after every click. Where one of paper [1] has nothing to say of two items (no
+co-occurrence, no transition, not in the session), the more popular one ranks higher: otherwise most items would tie,
+and the rank of the next click would be whatever is made of ties. The others say of such items that they have no score,
+which is a miss however ties are counted.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from dataset import Sessions, Step
-from evaluation import Metrics, metrics_of_ranks, rank_next_clicks, rows_at_once
+from dataset import Sessions, Step, ranges
+from evaluation import BATCH_SIZE, Metrics, metrics_of_ranks, rank_by_every_tie_breaking, rows_at_once
+from terminal.flags import Kind
 
 CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A number that a baseline takes: its default, what its text may be, and what it means."""
+
+    default: float
+    kind: Kind
+    help: str
 
 
 class Baseline(ABC):
@@ -25,25 +39,44 @@ class Baseline(ABC):
     Args:
         sessions: the training sessions.
         n_items: number of items; every one was clicked.
+        settings: values of the class's ``settings``, where not their defaults.
 
     Attributes:
+        p: all settings.
         is_seeded: it is fitted by random numbers, and takes the argument ``seed``.
     """
 
+    settings: ClassVar[dict[str, Setting]] = {}
     is_seeded = False
 
-    def __init__(self, sessions: Sessions, n_items: int):
+    def __init__(self, sessions: Sessions, n_items: int, **settings: float):
+        self.p = SimpleNamespace(**{name: each.default for name, each in self.settings.items()} | settings)
         support = torch.from_numpy(sessions.support(n_items))
         self.popularity = support / (support.max() + 1)  # [n_items], from 0 to below 1
 
     @abstractmethod
     def scores(self, step: Step) -> Tensor:
-        """Take the current click of every live lane and score all items: ``[b, n_items]``, the higher the better."""
+        """Take the current click of every live lane and score all items: ``[b, n_items]``, the higher the better.
+
+        An item without a score has -inf.
+        """
 
     def evaluate(self, sessions: Sessions, ks: Iterable[int] = (20,), tie_breaking: str = "standard") -> Metrics:
         """Recall@K and MRR@K on sessions, see :mod:`evaluation`."""
-        n_rows = rows_at_once(len(self.popularity), CPU)
-        return metrics_of_ranks(rank_next_clicks(self.scores, sessions, tie_breaking, CPU, n_rows), ks)
+        return self.evaluate_by_every_tie_breaking(sessions, ks)[tie_breaking]
+
+    def evaluate_by_every_tie_breaking(self, sessions: Sessions, ks: Iterable[int] = (20,)) -> dict[str, Metrics]:
+        """The same for each of :data:`evaluation.TIE_BREAKING`."""
+        return {way: metrics_of_ranks(ranks, ks) for way, ranks in self.ranks(sessions).items()}
+
+    def ranks(self, sessions: Sessions) -> dict[str, Tensor]:
+        """Ranks of all next clicks for each of :data:`evaluation.TIE_BREAKING`, session by session."""
+        return rank_by_every_tie_breaking(self.scores, sessions, CPU, rows_at_once(len(self.popularity), CPU))
+
+
+def lanes_of(step: Step) -> np.ndarray:
+    """Which lanes the rows of a step are, ``[b]``."""
+    return np.arange(len(step.inputs)) if isinstance(step.lanes, slice) else step.lanes.numpy()
 
 
 class PerLane:
@@ -54,7 +87,7 @@ class PerLane:
 
     def add(self, step: Step, columns: Tensor | slice, amount: Tensor | float) -> Tensor:
         """Add to some columns of the step's lanes, and return their rows ``[b, n_columns]``."""
-        lanes = torch.arange(len(step.inputs)) if isinstance(step.lanes, slice) else step.lanes
+        lanes = torch.from_numpy(lanes_of(step))
         if (n_new := int(lanes[-1]) + 1 - len(self.rows)) > 0:
             self.rows = torch.cat((self.rows, self.rows.new_zeros(n_new, self.rows.shape[1])))
         self.rows[lanes[step.starts]] = 0
@@ -62,11 +95,62 @@ class PerLane:
         return self.rows[lanes]
 
 
-class NextFromCurrent(Baseline):
-    """A baseline that scores by the current item alone: a sparse matrix [n_items, n_items] of positive scores.
+class ClicksOfLanes:
+    """Where in the sessions every lane is, for a baseline that needs more of them than their current clicks.
 
-    Only their order matters. It is kept as whole numbers: 1, 2, … along a row, from the lowest score up, the popularity
-    deciding between equal ones; an item that is not in the row has its popularity, which is below 1.
+    A step does not say so, but sessions are dealt in order: of the lanes that begin one, each has the next in line.
+    """
+
+    def __init__(self, sessions: Sessions):
+        self.offsets = sessions.offsets
+        self.n_begun = 0
+        self.first = np.zeros(BATCH_SIZE, dtype=np.int64)
+        self.current = np.zeros(BATCH_SIZE, dtype=np.int64)
+
+    def of(self, step: Step) -> tuple[np.ndarray, np.ndarray]:
+        """Take the next step: where in ``items`` and ``times`` the first and the current click of its lanes are."""
+        lanes = lanes_of(step)
+        self.current[lanes] += 1
+        begin = lanes[step.starts.numpy()]
+        self.current[begin] = self.first[begin] = self.offsets[self.n_begun : self.n_begun + len(begin)]
+        self.n_begun += len(begin)
+        return self.first[lanes], self.current[lanes]
+
+
+class NextFromCurrent(Baseline):
+    """A baseline that scores by the current item alone: a sparse matrix [n_items, n_items] of scores.
+
+    Attributes:
+        starts, columns, values: row i has ``values[starts[i]:starts[i + 1]]`` in these columns.
+        others: what an item scores that is not in the row: a number, or ``[n_items]``.
+    """
+
+    starts: Tensor
+    columns: Tensor
+    values: Tensor
+    others: Tensor
+
+    def keep(self, rows: np.ndarray, columns: np.ndarray, values: np.ndarray, others: Tensor) -> None:
+        """Keep the entries of the matrix, those of a row together and rows in order."""
+        self.starts = torch.from_numpy(np.searchsorted(rows, np.arange(len(self.popularity) + 1)))
+        self.columns = torch.from_numpy(columns.astype(np.int64))
+        self.values = torch.from_numpy(values.astype(np.float32))
+        self.others = others
+
+    def scores(self, step: Step) -> Tensor:
+        starts, ends = self.starts[step.inputs].numpy(), self.starts[step.inputs + 1].numpy()
+        row = np.repeat(np.arange(len(starts)), ends - starts)
+        place = torch.from_numpy(ranges(starts, ends - starts))
+        scores = self.others.expand(len(starts), len(self.popularity)).clone()
+        scores[torch.from_numpy(row), self.columns[place]] = self.values[place]
+        return scores
+
+
+class NextOrPopular(NextFromCurrent):
+    """One of which only the order of its positive scores matters, popularity deciding between equal ones.
+
+    So it is kept as whole numbers: 1, 2, … along a row, from the lowest score up; an item that is not in the row has
+    its popularity, which is below 1.
     """
 
     def __init__(self, sessions: Sessions, n_items: int):
@@ -75,24 +159,12 @@ class NextFromCurrent(Baseline):
         popularity = self.popularity.numpy()[matrix.col]
         order = np.lexsort((popularity, matrix.data, matrix.row))
         row, score, popularity = matrix.row[order], matrix.data[order], popularity[order]
-        starts = np.searchsorted(row, np.arange(n_items + 1))
         higher = np.ones(len(row), dtype=np.int64)
         higher[1:] = (row[1:] != row[:-1]) | (score[1:] != score[:-1]) | (popularity[1:] != popularity[:-1])
         position = np.cumsum(higher)
-        self.starts = torch.from_numpy(starts)
-        self.columns = torch.from_numpy(matrix.col[order].astype(np.int64))
-        self.values = torch.from_numpy((position - (position - higher)[starts[row]]).astype(np.float32))
+        starts = np.searchsorted(row, row)
+        self.keep(row, matrix.col[order], position - (position - higher)[starts], self.popularity)
 
     @abstractmethod
     def fit(self, sessions: Sessions, n_items: int) -> sp.spmatrix:
         """The matrix; row i holds the scores after a click on i, absent ones are zero."""
-
-    def scores(self, step: Step) -> Tensor:
-        inputs = step.inputs
-        scores = self.popularity.repeat(len(inputs), 1)
-        n_stored = self.starts[inputs + 1] - self.starts[inputs]
-        row = torch.repeat_interleave(torch.arange(len(inputs)), n_stored)
-        first = torch.cumsum(n_stored, 0) - n_stored
-        place = torch.arange(len(row)) - first[row] + self.starts[inputs][row]
-        scores[row, self.columns[place]] = self.values[place]
-        return scores

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines.baseline import Baseline, NextFromCurrent, PerLane
+from baselines.baseline import Baseline, NextOrPopular, PerLane
 from dataset import Sessions, Step
 
 ITEM_CHUNK = 2048  # items whose co-occurrences are counted at a time
@@ -33,7 +33,7 @@ class SessionPopularity(Baseline):
         return self.counts.add(step, step.inputs, 1) + self.popularity
 
 
-class ItemKNN(NextFromCurrent):
+class ItemKNN(NextOrPopular):
     r"""Item-KNN ([1], "Baselines"): the items most similar to the current one.
 
     The similarity of items i and j is the cosine of their sessions, regularized against coincidences between rare
@@ -73,7 +73,7 @@ class ItemKNN(NextFromCurrent):
         return sp.csr_matrix((similarity[kept], (row[kept], column[kept])), shape=co_occurrences.shape)
 
 
-class MarkovChain(NextFromCurrent):
+class MarkovChain(NextOrPopular):
     """A first-order Markov chain: the items that most often came right after the current one."""
 
     def fit(self, sessions: Sessions, n_items: int) -> sp.spmatrix:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from model import final_activation
-from terminal.flags import Kind, number, whole_number
+from terminal.flags import MOST, Kind, number, whole_number
 
 
 def one_of(names: Iterable[str]) -> Kind:
@@ -33,9 +33,6 @@ def _parse_text(text: str) -> str:
     return text
 
 
-MOST = 1e30  # fits into float32 with room to spare
-POSITIVE = number(float, "a number above 0 (and at most 1e30)", lambda value: 0 < value <= MOST)
-NOT_NEGATIVE = number(float, "a number from 0 to 1e30", lambda value: 0 <= value <= MOST)
 N_CLICKS = whole_number(1, 100)
 BELOW_ONE = number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
 SIGMA = number(float, "a number above 0, or -1, or -2", lambda value: 0 < value <= MOST or value in (-1, -2))

@@ -21,14 +21,12 @@ from runs.kinds import (
     FINAL_ACT,
     FOLDER,
     N_CLICKS,
-    NOT_NEGATIVE,
-    POSITIVE,
     SIGMA,
     one_of,
 )
 from runs.presets import PRESETS
 from terminal.errors import UserError, warn
-from terminal.flags import COUNT, COUNT_OR_ZERO, SEED, SWITCH, FlagParser, Kind
+from terminal.flags import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, SEED, SWITCH, FlagParser, Kind
 
 RESET_GATES = ("auto", "before", "after")
 WITH_MOMENTUM = ("Adagrad", "RMSProp", "SGD")

@@ -6,20 +6,24 @@
     momentum     0 .. 0.9  step 0.1      some numbers between
     batch_size   32 .. 256               all numbers between; here, whole ones
 
-A ``#`` begins a comment. What is wrong with a line is said with its number.
+For a baseline, its settings stand in place of flags. A ``#`` begins a comment. What is wrong with a line is said with
+its number.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from runs.parameters import PARAMETERS, POSITIVE, THEMES, shown
+from runs.parameters import PARAMETERS, THEMES, shown
 from terminal.errors import UserError, did_you_mean
-from terminal.flags import COUNT, Kind
+from terminal.flags import COUNT, POSITIVE, Kind
 
 SETTINGS = ("model", "loss and negative samples", "optimizer")
-MAY_BE_SEARCHED = [parameter.name for theme in SETTINGS for parameter in THEMES[theme]] + ["batch_size", "time_sort"]
+OF_THE_MODEL = {parameter.name: parameter.kind for theme in SETTINGS for parameter in THEMES[theme]} | {
+    name: PARAMETERS[name].kind for name in ("batch_size", "time_sort")
+}
 
 
 class Trial(Protocol):
@@ -74,7 +78,7 @@ class Range:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Flags of ``main.py``.
+    """Flags of ``main.py``, or settings of a baseline.
 
     Attributes:
         fixed: those with a single value, and the value.
@@ -85,12 +89,15 @@ class SearchSpace:
     searched: dict[str, Choice | Range]
 
     def suggest(self, trial: Trial) -> dict[str, Any]:
-        """A value for every searched flag."""
+        """A value for each that is searched."""
         return {name: values.suggest(trial, name) for name, values in self.searched.items()}
 
 
-def read_space(path: Path) -> SearchSpace:
+def read_space(path: Path, kinds: Mapping[str, Kind] = OF_THE_MODEL) -> SearchSpace:
     """Read a search space (see the top of this file).
+
+    Args:
+        kinds: what may be searched, and what its text may be.
 
     Raises:
         UserError: the file cannot be read, or a line of it is wrong.
@@ -106,25 +113,27 @@ def read_space(path: Path) -> SearchSpace:
             if name in values_of:
                 raise ValueError("it stands in a line above, too")
             if name:
-                values_of[name] = _parse_values(name, words)
+                values_of[name] = _parse_values(name, words, kinds)
         except ValueError as error:
             raise UserError(f"{path}, line {number}, {name}: {error}") from error
     is_fixed = {name: isinstance(each, Choice) and len(each.values) == 1 for name, each in values_of.items()}
     if all(is_fixed.values()):
-        raise UserError(f"{path} leaves nothing to choose: give a flag some values, or LOW .. HIGH")
+        raise UserError(f"{path} leaves nothing to choose: give some name several values, or LOW .. HIGH")
     return SearchSpace(
         fixed={name: each.values[0] for name, each in values_of.items() if is_fixed[name]},
         searched={name: each for name, each in values_of.items() if not is_fixed[name]},
     )
 
 
-def _parse_values(name: str, words: list[str]) -> Choice | Range:
-    """The values that a line gives a flag; raises ValueError with what is wrong with them."""
-    if name not in MAY_BE_SEARCHED:
+def _parse_values(name: str, words: list[str], kinds: Mapping[str, Kind]) -> Choice | Range:
+    """The values behind a name; raises ValueError with what is wrong with them."""
+    if name not in kinds:
+        if kinds is not OF_THE_MODEL:
+            raise ValueError(f"it is none of {', '.join(kinds)}" + did_you_mean(name, kinds))
         if name in PARAMETERS:
             raise ValueError("it is no setting of the model, the loss or the optimizer, so it cannot be searched")
-        raise ValueError("it is no flag of main.py" + did_you_mean(name, MAY_BE_SEARCHED))
-    kind = PARAMETERS[name].kind
+        raise ValueError("it is no flag of main.py" + did_you_mean(name, kinds))
+    kind = kinds[name]
     if ".." in " ".join(words):
         return _parse_range(kind, " ".join(words))
     values = tuple(kind.parse(word) for word in words)

@@ -41,8 +41,13 @@ class TrainingData:
 
     @classmethod
     @memory_for(READING)
-    def read(cls, data_folder: str, train_data: str, valid_data: str, time_sort: bool) -> "TrainingData":
+    def read(
+        cls, data_folder: str, train_data: str, valid_data: str, time_sort: bool, with_times: bool = False
+    ) -> "TrainingData":
         """Read what the parameters of these names say.
+
+        Args:
+            with_times: let the sessions have the times of their clicks.
 
         Raises:
             UserError: a file is missing or unusable.
@@ -51,22 +56,26 @@ class TrainingData:
         print(f"reading {train_file}", flush=True)
         clicks = read_session_clicks(train_file)
         index = ItemIndex.of(clicks)
-        sessions, _ = encode_sessions(clicks, index, time_sort)
+        sessions, _ = encode_sessions(clicks, index, time_sort, with_times)
         support = torch.from_numpy(sessions.support(len(index)))
-        return cls(index, sessions, support, read_valid_sessions(data_file(data_folder, valid_data), index))
+        valid_sessions = read_valid_sessions(data_file(data_folder, valid_data), index, with_times)
+        return cls(index, sessions, support, valid_sessions)
 
 
 def checksum(sessions: Sessions, index: ItemIndex) -> str:
     """A checksum of sessions as they are fed, 16 hexadecimal digits, the same on every machine.
 
     It covers the item ids in the order of their indices, the length of every session, and the item of every click, in
-    the order in which sessions are fed: all that training, evaluation and baselines are told. Session ids, times, and
-    clicks that are not fed do not count. 31 million clicks take a quarter of a second.
+    the order in which sessions are fed, and the times of the clicks where the sessions have them: all that training,
+    evaluation and baselines are told. Session ids, and clicks that are not fed, do not count. 31 million clicks take a
+    quarter of a second.
     """
     digest = hashlib.sha256(f"{len(index)} items, {len(sessions)} sessions".encode())
     digest.update("\0".join(index.ids).encode() if index.is_text else index.ids.astype("<i8", copy=False))
     digest.update(np.diff(sessions.offsets).astype("<i8", copy=False))
     digest.update(sessions.items.astype("<i4", copy=False))
+    if sessions.times is not None:
+        digest.update(sessions.times.astype("<i8", copy=False))
     return digest.hexdigest()[:16]
 
 
@@ -86,18 +95,18 @@ def data_file(folder: str, name: str) -> Path:
     raise UserError(f"no file {Path(folder) / name}: {hint}")
 
 
-def read_valid_sessions(path: Path, index: ItemIndex) -> Sessions:
+def read_valid_sessions(path: Path, index: ItemIndex, with_times: bool = False) -> Sessions:
     """The sessions to evaluate on; clicks on items that training never saw are dropped, with a warning.
 
     Raises:
         UserError: the file is unusable, or nothing is left of it.
     """
-    return valid_sessions(read_session_clicks(path), index, path)
+    return valid_sessions(read_session_clicks(path), index, path, with_times)
 
 
-def valid_sessions(clicks: Clicks, index: ItemIndex, path: Path) -> Sessions:
+def valid_sessions(clicks: Clicks, index: ItemIndex, path: Path, with_times: bool = False) -> Sessions:
     """As :func:`read_valid_sessions`, of clicks that have been read from the path."""
-    sessions, n_dropped = encode_sessions(clicks, index)
+    sessions, n_dropped = encode_sessions(clicks, index, with_times=with_times)
     if n_dropped:
         warn(f"{path}: dropped {n_dropped:,} clicks on items that training never saw, or alone in a session after that")
     if len(sessions) == 0:

@@ -77,3 +77,6 @@ COUNT = whole_number(1, 2**31 - 1)
 COUNT_OR_ZERO = whole_number(0, 2**31 - 1)
 SEED = whole_number(0, 2**63 - 1)
 SWITCH = Kind(_parse_switch, "true|false")
+MOST = 1e30  # fits into float32 with room to spare
+POSITIVE = number(float, "a number above 0 (and at most 1e30)", lambda value: 0 < value <= MOST)
+NOT_NEGATIVE = number(float, "a number from 0 to 1e30", lambda value: 0 <= value <= MOST)

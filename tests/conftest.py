@@ -33,10 +33,10 @@ def make_clicks(sessions: list[list[int]], first_times: list[int] | None = None)
 
 
 def make_sessions(sessions: list[list[int]]) -> tuple[Sessions, ItemIndex]:
-    """Sessions in the given order, and the index of their items."""
+    """Sessions in the given order, with times, and the index of their items."""
     clicks = make_clicks(sessions)
     index = ItemIndex.of(clicks)
-    return encode_sessions(clicks, index)[0], index
+    return encode_sessions(clicks, index, with_times=True)[0], index
 
 
 @pytest.fixture(autouse=True)

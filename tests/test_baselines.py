@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from conftest import make_sessions
 
 from baselines.published import BPRMF, ItemKNN, MarkovChain, Popularity, SessionPopularity
-from baselines.registry import BASELINES
+from baselines.registry import BASELINES, OF_THE_PAPER, fit_row, parse_row, row_of
 from dataset import Step
 
 N_ITEMS = 14
@@ -170,3 +171,47 @@ def test_bpr_mf_learns_which_items_go_together(monkeypatch):
         scores = baseline.scores(one_lane(item, starts=True))[0]
         same_group = torch.arange(N_ITEMS) // 7 == item // 7
         assert scores[same_group].min() > scores[~same_group].max()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "settings", "row"),
+    [
+        ("VS-KNN", "VS-KNN", {}, "VS-KNN"),
+        ("VS-KNN  sample=2000   k=200", "VS-KNN", {"sample": 2000, "k": 200}, "VS-KNN k=200 sample=2000"),
+        ("VS-KNN k=100 sample=10000000", "VS-KNN", {"k": 100, "sample": 10**7}, "VS-KNN sample=10000000"),
+        ("V-STAN lambda_snh=2e1 lambda_idf=0", "V-STAN", {"lambda_snh": 20.0, "lambda_idf": 0}, "V-STAN lambda_idf=0"),
+        (" Markov   chain", "Markov chain", {}, "Markov chain"),
+    ],
+)
+def test_a_row_names_settings_in_one_way(text, name, settings, row):
+    assert parse_row(text) == (name, settings)
+    assert row_of(name, settings) == row
+    assert row_of(*parse_row(row)) == row
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ("VS-KN", "'VS-KN' is no baseline (did you mean VS-KNN?)"),
+        ("k=3 VS-KNN", "'' is no baseline"),
+        ("VS-KNN kk=3", "kk=3: VS-KNN takes k, sample"),
+        ("STAN lambda_spv=3", "(did you mean lambda_spw?)"),
+        ("POP k=3", "k=3: POP takes no settings"),
+        ("SR rules=0", "rules=0: '0' is not a whole number from 1"),
+        ("SR rules=2.5", "rules=2.5: '2.5' is not a whole number"),
+        ("STAN lambda_spw=0", "lambda_spw=0: '0' is not a number above 0"),
+        ("STAN lambda_spw=", "lambda_spw=: '' is not a number above 0"),
+        ("STAN k=3 k=4", "k=4: k has a value already"),
+        ("STAN k=3 four", "four: STAN takes k, sample"),
+    ],
+)
+def test_a_mistake_in_a_row_is_named(row, problem):
+    with pytest.raises(ValueError, match="^.*" + re.escape(problem)):
+        parse_row(row)
+
+
+def test_a_row_is_fitted_with_its_settings_and_the_defaults():
+    train = make_sessions(TRAIN)[0]
+    stan = fit_row("STAN k=7 lambda_spw=3", train, N_ITEMS)
+    assert vars(stan.p) == {"k": 7, "sample": 10_000, "lambda_spw": 3.0, "lambda_snh": 20.0, "lambda_inh": 0.5}
+    assert all(not baseline.settings for baseline in OF_THE_PAPER.values())

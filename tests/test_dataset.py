@@ -124,6 +124,23 @@ def test_oldest_session_first_unless_told_otherwise():
     assert index.ids[by_id.items].tolist() == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("time_sort", [True, False])
+def test_times_stay_with_their_clicks(time_sort):
+    """Also where clicks on unknown items, and then sessions of one click, are dropped."""
+    clicks = make_clicks([[1, 9, 2], [9, 1], [2, 1, 2], [1, 2, 9]], first_times=[50, 70, 10, 30])
+    index = ItemIndex(np.array([1, 2]))
+    sessions, n_dropped = encode_sessions(clicks, index, time_sort, with_times=True)
+    by_id = [([1, 2], [50_000, 52_000]), ([2, 1, 2], [10_000, 11_000, 12_000]), ([1, 2], [30_000, 31_000])]
+    expected = [by_id[number] for number in (1, 2, 0)] if time_sort else by_id
+    assert n_dropped == 4
+    assert index.ids[sessions.items].tolist() == [item for items, _ in expected for item in items]
+    assert sessions.times.tolist() == [time for _, times in expected for time in times]
+    assert encode_sessions(clicks, index, time_sort)[0].times is None
+    some = sessions.select(np.array([2, 0]))
+    assert some.times.tolist() == expected[2][1] + expected[0][1]
+    assert some.offsets.tolist() == [0, len(expected[2][1]), len(expected[2][1]) + len(expected[0][1])]
+
+
 def test_sessions_that_start_together_keep_the_order_of_their_ids():
     clicks = make_clicks([[1, 2], [3, 4, 5], [6, 7]], first_times=[10, 10, 10])
     assert encode_sessions(clicks, ItemIndex.of(clicks))[0].items.tolist() == [0, 1, 2, 3, 4, 5, 6]

@@ -7,7 +7,15 @@ from conftest import make_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evaluation import evaluate, metrics_of_ranks, ranks_of_targets
+from evaluation import (
+    Metrics,
+    evaluate,
+    metrics_of_ranks,
+    rank_by_every_tie_breaking,
+    rank_next_clicks,
+    ranks_of_targets,
+    tie_breaking_to_report,
+)
 from model import GRU4Rec
 
 
@@ -28,6 +36,52 @@ def test_ranks_with_ties(rows, random, tie_breaking):
     targets = [random.randrange(len(row)) for row in rows]
     ranks = ranks_of_targets(torch.tensor(rows).float(), torch.tensor(targets), tie_breaking)
     assert ranks.tolist() == [rank_by_hand(row, t, tie_breaking) for row, t in zip(rows, targets, strict=True)]
+
+
+@pytest.mark.parametrize("tie_breaking", ["standard", "conservative", "median"])
+def test_a_target_without_a_score_is_a_miss(tie_breaking):
+    none = -torch.inf
+    scores = torch.tensor([[none, none, 1.0], [none, none, none], [none, -5.0, none]])
+    ranks = ranks_of_targets(scores, torch.tensor([0, 2, 1]), tie_breaking)
+    assert ranks.tolist() == [torch.inf, torch.inf, 1]
+    assert metrics_of_ranks(ranks, (10**6,)).recall[10**6] == metrics_of_ranks(ranks, (10**6,)).mrr[10**6] == 1 / 3
+
+
+def test_every_tie_breaking_at_once_is_each_of_them():
+    sessions, _ = make_sessions(random_sessions())
+    generator = torch.Generator()
+
+    def score_step(step):
+        scores = torch.randint(0, 4, (len(step.inputs), 15), generator=generator).double()
+        return torch.where(scores == 0, -torch.inf, scores)
+
+    def ranks(of, *tie_breaking):
+        generator.manual_seed(0)
+        return of(score_step, sessions, *tie_breaking, torch.device("cpu"), 4)
+
+    together = ranks(rank_by_every_tie_breaking)
+    assert set(together) == {"standard", "conservative", "median"}
+    assert together["standard"].isinf().any()
+    for tie_breaking, each in together.items():
+        assert torch.equal(each, ranks(rank_next_clicks, tie_breaking))
+    assert not torch.equal(together["standard"], together["median"])
+
+
+@pytest.mark.parametrize(
+    ("recalls", "mrrs", "expected"),
+    [
+        ((0.7, 0.6, 0.5), (0.3, 0.3, 0.3), "median"),
+        ((0.5, 0.5, 0.5), (0.3, 0.2995, 0.298), "median"),
+        ((0.5, 0.4995, 0.4991), (0.3, 0.2996, 0.2991), "standard"),
+    ],
+)
+def test_where_ties_matter_the_median_is_reported(recalls, mrrs, expected):
+    ways = ("standard", "median", "conservative")
+    figures = {
+        way: Metrics({"recall": {20: recall}, "mrr": {20: mrr}}, 9)
+        for way, recall, mrr in zip(ways, recalls, mrrs, strict=True)
+    }
+    assert tie_breaking_to_report(figures) == expected
 
 
 def test_unknown_tie_breaking_is_refused():

@@ -282,7 +282,7 @@ def test_advice_has_an_effect(said, checkpoint, data_folder, tmp_path, monkeypat
         items = read_checkpoint(checkpoint)["item_ids"][0].item()
         assert flags_in(said(recommend, "--load_model", checkpoint, "--items", items)) == ["--device"]
     with monkeypatch.context() as patch:
-        patch.setattr("baselines.baseline.rank_next_clicks", out_of_memory)
+        patch.setattr("baselines.baseline.rank_by_every_tie_breaking", out_of_memory)
         sentence = said(reproduce, *files, "--rows", "S-POP")
         assert flags_in(sentence) == ["--rows"]
         assert "free some for S-POP" in sentence

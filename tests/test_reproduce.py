@@ -3,31 +3,40 @@
 import csv
 
 import pytest
+import torch
 
-from preprocessing import TEST, TRAIN_FULL
-from reproduce import COLUMNS, DEFAULT_ROWS, Files, markdown_table, read_results
+from baselines.published import Popularity
+from baselines.registry import fit_row
+from clicks.datasets import DATASETS, YOOCHOOSE
+from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID
+from reproduce import Files, ranked, reported, rows_of
+from runs.figures import COLUMNS, markdown_table, read_results
+from runs.parameters import parse_flags, training_parameters
+from runs.runfolder import write_checkpoint
+from runs.trainingrun import TrainingRun
 from terminal.atomicfile import write_csv
 from terminal.errors import UserError
 
 RESULTS = [
     dict(zip(COLUMNS, values, strict=True))
     for values in (
-        ("POP", 0, 0, "9 5", 0.006, 0.002, 1.0),
-        ("authors-best", 1, 10, "9 5", 0.70, 0.30, 10.0),
-        ("authors-best", 2, 10, "9 5", 0.72, 0.31, 12.0),
-        ("authors-coveo", 1, 10, "9 5", 0.5, 0.2, 3.0),
+        ("POP", 0, 0, "9 5", 0.006, 0.002, 1.0, ""),
+        ("authors-best", 1, 10, "9 5", 0.70, 0.30, 10.0, ""),
+        ("authors-best", 2, 10, "9 5", 0.72, 0.31, 12.0, ""),
+        ("authors-coveo", 1, 10, "9 5", 0.5, 0.2, 3.0, ""),
     )
 ]
 
 
 def test_the_default_rows_are_those_of_the_papers():
-    assert DEFAULT_ROWS[:5] == ["POP", "S-POP", "Item-KNN", "BPR-MF", "Markov chain"]
-    assert len(DEFAULT_ROWS) == 15
-    assert "authors-coveo" not in DEFAULT_ROWS
+    default_rows = rows_of(YOOCHOOSE)
+    assert default_rows[:5] == ["POP", "S-POP", "Item-KNN", "BPR-MF", "Markov chain"]
+    assert len(default_rows) == 15
+    assert "authors-coveo" not in default_rows
 
 
 def test_table_on_the_papers_files():
-    assert markdown_table(RESULTS, "P.", comparable=True).splitlines() == [
+    assert markdown_table(RESULTS, "P.", published=DATASETS[YOOCHOOSE].published).splitlines() == [
         "P.",
         "",
         "| row | Recall@20 | MRR@20 | published Recall / MRR | difference | runs | seconds a run |",
@@ -39,10 +48,56 @@ def test_table_on_the_papers_files():
 
 
 def test_table_on_other_files_has_no_published_figures():
-    table = markdown_table(RESULTS, "P.", comparable=False)
+    table = markdown_table(RESULTS, "P.", published=None)
     assert "published" not in table
     assert "0.7283" not in table
     assert "| authors-best | 0.7100 ± 0.0141 | 0.3050 ± 0.0071 | 2 | 11 |" in table
+
+
+def test_the_table_says_where_ties_matter():
+    tied = dict(
+        zip(COLUMNS, ("VS-KNN k=9", 0, 0, "9 5", 0.64, 0.31, 1.0, "0.6700 / 0.3300 to 0.6300 / 0.3000"), strict=True)
+    )
+    lines = markdown_table([*RESULTS, tied], "P.", published=None).splitlines()
+    assert "| VS-KNN k=9 (ties by half) | 0.6400 | 0.3100 | 1 | 1 |" in lines
+    assert lines[-1].startswith("Ties by half: often other items score as high")
+    assert lines[-1].endswith("to all of them: VS-KNN k=9 0.6700 / 0.3300 to 0.6300 / 0.3000.")
+
+
+def test_a_model_that_gives_every_item_one_score_is_not_called_perfect(data_folder, tmp_path):
+    """Its checkpoint is evaluated in every way to count ties."""
+    flags = ["--data_folder", str(data_folder), "--n_epochs", "1", "--checkpoint_dir", str(tmp_path), "--device", "cpu"]
+    run = TrainingRun(training_parameters(parse_flags(flags)))
+    with torch.no_grad():
+        for parameter in run.model.parameters():
+            parameter.zero_()
+    write_checkpoint(tmp_path / "model_00000.pt", run.checkpoint(0, None))
+    files = Files(data_folder, TRAIN_ONLY, VALID)
+    result = reported(ranked(tmp_path / "model_00000.pt", files, "cpu"))
+    assert result["ties"] == "1.0000 / 1.0000 to 0.0000 / 0.0000"
+    median = (1 + len(files.index)) / 2
+    assert (result["recall"], result["mrr"]) == (median <= 20, pytest.approx(1 / median) if median <= 20 else 0)
+    popular = Popularity(files.train, len(files.index))
+    metrics = popular.evaluate_by_every_tie_breaking(files.test)
+    best, worst = ((metrics[way].recall[20], metrics[way].mrr[20]) for way in ("standard", "conservative"))
+    assert max(abs(b - w) for b, w in zip(best, worst, strict=True)) > 0.001, "some items are equally popular"
+    assert reported(popular.ranks(files.test)) == {
+        "recall": metrics["median"].recall[20],
+        "mrr": metrics["median"].mrr[20],
+        "ties": "{:.4f} / {:.4f} to {:.4f} / {:.4f}".format(*best, *worst),
+    }
+    untied = popular.ranks(files.test)["standard"]
+    assert reported(dict.fromkeys(("standard", "conservative", "median"), untied)) == {
+        "recall": best[0],
+        "mrr": best[1],
+        "ties": "",
+    }
+
+
+def test_a_table_of_a_version_that_did_not_look_for_ties_is_read(tmp_path):
+    old = [{name: value for name, value in result.items() if name != "ties"} for result in RESULTS]
+    write_csv(tmp_path / "results.csv", old)
+    assert read_results(tmp_path / "results.csv") == RESULTS
 
 
 def test_results_come_back_as_they_were(tmp_path):
@@ -76,7 +131,7 @@ def test_rows_are_run_once_and_added_later(prepared, run_script, tmp_path):
     second = run_script("reproduce.py", *prepared, "--rows", "S-POP", "iclr2016-top1-100", "--seeds", 2)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")} == models
     assert [line.split(" | ")[0] for line in second.stdout.splitlines() if line.startswith("| ")][2:] == [
-        "| S-POP",
+        "| S-POP (ties by half)",
         "| iclr2016-top1-100",
     ]
     longer = run_script("reproduce.py", *prepared, "--rows", "iclr2016-top1-100", "--n_epochs", 2)
@@ -85,6 +140,20 @@ def test_rows_are_run_once_and_added_later(prepared, run_script, tmp_path):
     table = (tmp_path / "out" / "table.md").read_text()
     assert table in longer.stdout
     assert " ± " in second.stdout
+
+
+def test_rows_of_baselines_name_their_settings(prepared, run_script, tmp_path):
+    rows = ["VS-KNN k=2  sample=50", "VS-KNN sample=50 k=2", "VS-KNN k=100", "STAN k=5", "SR"]
+    first = run_script("reproduce.py", *prepared, "--rows", *rows)
+    results = read_results(tmp_path / "out" / "results.csv")
+    assert [result["row"] for result in results] == ["VS-KNN k=2 sample=50", "VS-KNN", "STAN k=5", "SR"]
+    assert results[0]["recall"] != results[1]["recall"]
+    assert "| VS-KNN k=2 sample=50 (ties by half) |" in first.stdout
+    files = Files(tmp_path / "data", TRAIN_FULL, TEST)
+    metrics = fit_row("STAN k=5", files.train, len(files.index)).evaluate(files.test)
+    assert (results[2]["recall"], results[2]["mrr"]) == (metrics.recall[20], metrics.mrr[20])
+    wrong = run_script("reproduce.py", *prepared, "--rows", "VS-KNN kk=2", expect=2)
+    assert wrong.stderr.startswith("error: argument --rows: kk=2: VS-KNN takes k, sample")
 
 
 def test_other_clicks_in_the_same_folder_are_trained_on_anew(prepared, run_script, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from baselines.registry import BASELINES, parse_row
 from runs.parameters import parse_flags, training_parameters
 from runs.presets import PRESETS
 from runs.searchspace import Choice, Range, read_space
@@ -120,3 +121,21 @@ def test_the_shipped_spaces_have_the_setting_that_the_readme_starts_from(name, p
     for _ in range(30):
         flags = space.fixed | space.suggest(study.ask())
         training_parameters(parse_flags([word for name, value in flags.items() for word in (f"--{name}", str(value))]))
+
+
+def test_the_shipped_space_of_a_baseline_has_its_defaults():
+    known = BASELINES["V-STAN"].settings
+    space = read_space(SPACES / "vstan.txt", {name: setting.kind for name, setting in known.items()})
+    assert set(space.searched) == set(known)
+    assert all(known[name].default in values for name, values in space.searched.items())
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30):
+        values = space.suggest(study.ask())
+        row = " ".join(f"{name}={value}" for name, value in values.items())
+        assert parse_row(f"V-STAN {row}") == ("V-STAN", values)
+
+
+def test_a_space_of_a_baseline_knows_its_settings_alone(tmp_path):
+    (tmp_path / "space.txt").write_text("k 1 2\nlr 0.1 0.2\n")
+    with pytest.raises(UserError, match="line 2, lr: it is none of k, sample$"):
+        read_space(tmp_path / "space.txt", {name: each.kind for name, each in BASELINES["VS-KNN"].settings.items()})

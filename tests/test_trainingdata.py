@@ -40,7 +40,10 @@ def test_it_is_of_every_machine():
         + struct.pack("<2q", 3, 2)
         + struct.pack("<5i", *b"\0\1\0\1\1")
     )
+    with_times, sessions = sessions, Sessions(sessions.items, sessions.offsets)
     assert checksum(sessions, index) == hashlib.sha256(packed).hexdigest()[:16]
+    packed += with_times.times.astype("<i8").tobytes()
+    assert checksum(with_times, index) == hashlib.sha256(packed).hexdigest()[:16]
     big_endian = Sessions(sessions.items.astype(">i4"), sessions.offsets.astype(">i8"))
     assert checksum(big_endian, index) == checksum(sessions, index)
     texts = [ItemIndex(np.array(ids, dtype=object)) for ids in (["7", "5"], ["75", ""], ["ж", "5"])]

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +15,13 @@ from conftest import ROOT
 from optuna.trial import TrialState
 
 import tune
+from baselines.registry import fit_row, parse_row, row_of
 from clicks.clickfile import write_click_files
 from clicks.synthetic import synthetic_clicks
 from evaluation import Metrics
 from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID, split
+from reproduce import Files, reported
+from runs import searched
 from runs.epochs import train_epochs
 from runs.parameters import parse_flags, training_parameters
 from runs.runfolder import RunFolder
@@ -51,7 +55,8 @@ def tuned(data_folder, tmp_path):
     def run(*flags, space=SPACE, study="study.db", folder=data_folder, exit_code=0):
         (tmp_path / "space.txt").write_text(space)
         files = ["--space", str(tmp_path / "space.txt"), "--study", str(tmp_path / study), "--data_folder", str(folder)]
-        assert tune.main([*files, "--device", "cpu", *map(str, flags)]) == exit_code
+        device = [] if "--baseline" in flags else ["--device", "cpu"]
+        assert tune.main([*files, *device, *map(str, flags)]) == exit_code
         return tune.open_study(tmp_path / study).trials
 
     return run
@@ -75,12 +80,12 @@ def made_up(monkeypatch):
                 self.mrr = mrr
 
             def evaluate(self):
-                return Metrics({20: 2 * self.mrr}, {20: self.mrr}, 1)
+                return Metrics({"recall": {20: 2 * self.mrr}, "mrr": {20: self.mrr}}, 1)
 
         def epochs_of(parameters, stopper):
             return map(Run, curve_of(parameters)[: parameters.n_epochs])
 
-        monkeypatch.setattr(tune, "epochs_of", epochs_of)
+        monkeypatch.setattr(searched, "epochs_of", epochs_of)
 
     return use
 
@@ -304,9 +309,53 @@ def test_the_test_file_is_read_last_and_gives_the_figures_of_main(tuned, data_fo
         recall, mrr = history_of(f"{line} --seed {seed}", data_folder, tmp_path)[-1]
         assert f"seed {seed}: Recall@20 {recall:.4f} MRR@20 {mrr:.4f}\n" in printed
 
-    monkeypatch.delattr(tune, "epochs_of")  # what has been measured is not measured again
+    monkeypatch.delattr(searched, "epochs_of")  # what has been measured is not measured again
     tuned("--n_trials", 2, "--n_epochs", 2, "--final")
     assert capsys.readouterr().out.splitlines()[-2:] == printed.splitlines()[-2:]
+
+
+def figures_of(row, folder, train_data, test_data):
+    """MRR@20 and Recall@20 of a baseline's row, as reproduce.py has them."""
+    files = Files(folder, train_data, test_data)
+    result = reported(fit_row(row, files.train, len(files.index)).ranks(files.test))
+    return result["mrr"], result["recall"]
+
+
+def test_a_baseline_is_chosen_on_valid_and_measured_as_reproduce_does(tuned, data_folder, tmp_path, capsys):
+    choosing = tmp_path / "choosing"
+    choosing.mkdir()
+    for name in (TRAIN_ONLY, VALID):
+        (choosing / name).write_bytes((data_folder / name).read_bytes())
+    flags, space = ("--baseline", "VS-KNN", "--n_trials", 4), "k 5 10 20 100\nsample 30\n"
+    trials = tuned(*flags, space=space, folder=choosing)
+    assert trials[0].user_attrs["setting"] == "k=100"  # that of the baseline, as far as the space has it
+    for trial in trials:
+        row = f"VS-KNN sample=30 {trial.user_attrs['setting']}"
+        assert (trial.value, trial.user_attrs["recall"]) == figures_of(row, data_folder, TRAIN_ONLY, VALID)
+        assert trial.user_attrs["n_epochs"] == 1
+    with pytest.raises(UserError, match=TRAIN_FULL):
+        tuned(*flags, "--final", space=space, folder=choosing)
+    tuned(*flags, "--final", space=space)
+    *_, figures, line = capsys.readouterr().out.splitlines()
+    best = max(trials, key=lambda trial: trial.value).user_attrs["setting"]
+    start, row = line.split(" --rows ")
+    assert start == f"python reproduce.py --data_folder {data_folder}"
+    assert parse_row(row.strip("'")) == parse_row(row_of(*parse_row(f"VS-KNN sample=30 {best}")))
+    mrr, recall = figures_of(row.strip("'"), data_folder, TRAIN_FULL, TEST)
+    assert figures == f"{TEST}: Recall@20 {recall:.4f} MRR@20 {mrr:.4f}:"
+
+
+def test_a_search_of_a_baseline_refuses_flags_of_the_model_and_settings_of_others(tuned):
+    for flag, value in (("--preset", "authors-best"), ("--n_epochs", 5), ("--confirm", 2)):
+        with pytest.raises(UserError, match=f"{flag} is for the model"):
+            tuned("--baseline", "STAN", flag, value, space="k 1 2")
+    with pytest.raises(UserError, match="line 1, lambda_idf: it is none of k, sample, lambda_spw"):
+        tuned("--baseline", "STAN", space="lambda_idf 1 2")
+    with pytest.raises(UserError, match="argument --baseline: invalid choice: 'POP'"):
+        tuned("--baseline", "POP", space="k 1 2")
+    tuned("--baseline", "SR", "--n_trials", 1, space="rules 1 20")
+    with pytest.raises(UserError, match="base was SR, and is VS-KNN now"):
+        tuned("--baseline", "VS-KNN", "--n_trials", 1, space="k 1 20")
 
 
 def test_mistakes(tuned, tmp_path, monkeypatch):
@@ -371,10 +420,10 @@ def test_a_setting_that_diverges_on_train_full_is_said(monkeypatch):
         raise Diverged(0, 7, float("nan"))
         yield
 
-    monkeypatch.setattr(tune, "epochs_of", diverge)
-    monkeypatch.setattr(tune, "parameters_of", lambda *_, **__: None)
+    monkeypatch.setattr(searched, "epochs_of", diverge)
+    flags = Namespace(searched=searched.SearchedModel({}, Path("data"), "cpu"))
     with pytest.raises(UserError, match="seed 2: the loss became nan at step 7 of epoch 0: --lr 9"):
-        tune.test_figures(("--lr 9", 2), None, None)
+        tune.test_figures(("--lr 9", 2), None, flags)
 
 
 def test_one_process_takes_the_trials_that_wait(monkeypatch):
