@@ -32,10 +32,12 @@ class Sessions:
     Attributes:
         items: ``[n_clicks]`` int32, the item index of every click.
         offsets: ``[n_sessions + 1]`` int64; session ``s`` is ``items[offsets[s]:offsets[s + 1]]``, two clicks at least.
+        ids: ``[n_sessions]`` int64 or str as objects, the id of each session; None where nobody asks for them.
     """
 
     items: np.ndarray
     offsets: np.ndarray
+    ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -62,7 +64,9 @@ def read_session_clicks(path: Path) -> Clicks:
     return clicks
 
 
-def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) -> tuple[Sessions, int]:
+def encode_sessions(
+    clicks: Clicks, index: ItemIndex, time_sort: bool = True, keep_ids: bool = False
+) -> tuple[Sessions, int]:
     """Turn clicks (sessions together, by time) into sessions of item indices.
 
     Clicks on items that the index lacks are dropped, then sessions of one click: a model has no score for such an item.
@@ -71,6 +75,7 @@ def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) ->
         clicks: as :func:`read_session_clicks` gives them.
         index: the items that the model knows.
         time_sort: feed the oldest session (by its first click) first; otherwise by session id.
+        keep_ids: have the sessions tell their ids.
 
     Returns:
         The sessions, and how many clicks were dropped.
@@ -81,11 +86,13 @@ def encode_sessions(clicks: Clicks, index: ItemIndex, time_sort: bool = True) ->
         kept = drop_short_sessions(clicks.select(~unknown))
         items = index.encode_clicks(kept)
     offsets = session_offsets(kept.session)
+    ids = kept.session_ids(offsets[:-1]) if keep_ids else None
     if time_sort:
         order = np.argsort(kept.time[offsets[:-1]], kind="stable")
         lengths = np.diff(offsets)[order]
         items, offsets = items[_ranges(offsets[:-1][order], lengths)], np.concatenate(([0], np.cumsum(lengths)))
-    return Sessions(items, offsets), len(clicks) - len(kept)
+        ids = ids[order] if keep_ids else None
+    return Sessions(items, offsets, ids), len(clicks) - len(kept)
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -1,15 +1,19 @@
-"""How well a model predicts: the rank of every next click among all items, Recall@K and MRR@K.
+"""How well a model predicts: the rank of every next click among all items, and the metrics that follow.
 
 Definitions ([1], "Experiments"): a session is fed click by click from a zero hidden state, and the next click is ranked
 among all items of the training set. Recall@K is the share of next clicks that rank at K or better, MRR@K the mean of
-1 / rank, with 0 beyond K. Means are over next clicks, all of them, whatever the batch size.
+1 / rank, with 0 beyond K, NDCG@K that of 1 / log2(1 + rank). Means are over next clicks, all of them, whatever the
+batch size. Two metrics look at what is recommended instead, the K items that score best after a click: Coverage@K is
+the share of all items that are ever recommended, Popularity@K the mean popularity of what is, both as [2] has them.
 
-Paper: [1] Hidasi et al., ICLR 2016.
+Papers: [1] Hidasi et al., ICLR 2016; [2] Ludewig & Jannach, Evaluation of Session-based Recommendation Algorithms,
+UMUAI 2018 (session-rec).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,19 +22,89 @@ from model import GRU4Rec
 
 TIE_BREAKING = ("standard", "conservative", "median")
 BATCH_SIZE = 256  # sessions side by side; the score matrix has this many rows, and the result does not depend on it
+METRICS = {"recall": "Recall", "mrr": "MRR", "ndcg": "NDCG", "coverage": "Coverage", "popularity": "Popularity"}
+DEFAULT_METRICS = ("recall", "mrr")
+GAINS: dict[str, Callable[[Tensor], Tensor]] = {  # what a next click at a rank, K or better, counts in a metric
+    "recall": torch.ones_like,
+    "mrr": lambda ranks: 1 / ranks,
+    "ndcg": lambda ranks: 1 / torch.log2(1 + ranks),
+}
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Recall@K and MRR@K, by K, and over how many next clicks."""
+    """Figures by metric, then by K, and over how many next clicks.
 
-    recall: dict[int, float]
-    mrr: dict[int, float]
+    Attributes:
+        figures: of the metrics that were asked for, in their order; names as in ``METRICS``.
+        n_next_clicks: how many were ranked.
+    """
+
+    figures: dict[str, dict[int, float]]
     n_next_clicks: int
+
+    @property
+    def recall(self) -> dict[int, float]:
+        """Recall@K by K."""
+        return self.figures["recall"]
+
+    @property
+    def mrr(self) -> dict[int, float]:
+        """MRR@K by K."""
+        return self.figures["mrr"]
 
     def line(self, k: int) -> str:
         """As the scripts print it: ``Recall@20: 0.558720 MRR@20: 0.223296``."""
-        return f"Recall@{k}: {self.recall[k]:.6f} MRR@{k}: {self.mrr[k]:.6f}"
+        return " ".join(f"{METRICS[name]}@{k}: {by_k[k]:.6f}" for name, by_k in self.figures.items())
+
+
+class TopLists:
+    """What was recommended so far: which items the K best of a click's scores ever had, and how popular they were.
+
+    Where items tie at the end of a list, which of them is in it is left to ``torch.topk``.
+
+    Args:
+        ks: the lengths K of the lists.
+        support: ``[n_items]`` how often each item was clicked in training; an item's popularity is its support divided
+            by the largest.
+        device: where the scores will be.
+    """
+
+    def __init__(self, ks: Iterable[int], support: Tensor, device: torch.device):
+        self.ks = tuple(ks)
+        self.popularity = (support.double() / support.max()).to(device)
+        self.is_recommended = {k: torch.zeros(len(support), dtype=torch.bool, device=device) for k in self.ks}
+        self.total_popularity = {k: torch.zeros((), dtype=torch.float64, device=device) for k in self.ks}
+        self.n_lists = 0
+
+    def add(self, scores: Tensor) -> None:
+        """Take the lists of some clicks: ``[b, n_items]`` scores."""
+        best = scores.topk(max(self.ks), dim=1).indices
+        for k in self.ks:
+            self.is_recommended[k][best[:, :k].flatten()] = True
+            self.total_popularity[k] += self.popularity[best[:, :k]].mean(dim=1).sum()
+        self.n_lists += len(scores)
+
+    def figures(self, name: str) -> dict[int, float]:
+        """``coverage`` or ``popularity`` by K."""
+        if name == "coverage":
+            return {k: is_recommended.double().mean().item() for k, is_recommended in self.is_recommended.items()}
+        return {k: total.item() / self.n_lists for k, total in self.total_popularity.items()}
+
+
+def top_lists(
+    metrics: Sequence[str], ks: Iterable[int], support: Tensor | None, device: torch.device
+) -> TopLists | None:
+    """What the metrics need beside ranks; None where they need nothing, so that nothing is sorted in vain.
+
+    Raises:
+        ValueError: they need the support of the items, and there is none.
+    """
+    if all(name in GAINS for name in metrics):
+        return None
+    if support is None:
+        raise ValueError(f"{' and '.join(metrics)} need the support of the items")
+    return TopLists(ks, support, device)
 
 
 def ranks_of_targets(scores: Tensor, targets: Tensor, tie_breaking: str = "standard") -> Tensor:
@@ -57,19 +131,33 @@ def ranks_of_targets(scores: Tensor, targets: Tensor, tie_breaking: str = "stand
     raise ValueError(f"tie_breaking is {tie_breaking!r}, expected one of {', '.join(TIE_BREAKING)}")
 
 
-def metrics_of_ranks(ranks: Tensor, ks: Iterable[int]) -> Metrics:
-    """Recall@K and MRR@K of ranks, for every K.
+def gains_of_ranks(name: str, ranks: Tensor, k: int) -> Tensor:
+    """What each next click counts in recall, mrr or ndcg at K, by its float64 rank; the mean of that is the metric."""
+    return torch.where(ranks <= k, GAINS[name](ranks), 0)
+
+
+def metrics_of_ranks(
+    ranks: Tensor, ks: Iterable[int], metrics: Sequence[str] = DEFAULT_METRICS, lists: TopLists | None = None
+) -> Metrics:
+    """Metrics of ranks, for every K.
+
+    Args:
+        ranks: of all next clicks.
+        ks: cutoffs; those of ``lists``.
+        metrics: names as in ``METRICS``.
+        lists: what :func:`top_lists` gave, full of what was recommended.
 
     Raises:
         ValueError: there are no ranks.
     """
     if len(ranks) == 0:
         raise ValueError("no next clicks to evaluate")
-    ranks = ranks.double()
-    hits = {k: ranks <= k for k in ks}
-    recall = {k: hit.double().mean().item() for k, hit in hits.items()}
-    mrr = {k: torch.where(hit, 1 / ranks, 0).mean().item() for k, hit in hits.items()}
-    return Metrics(recall, mrr, len(ranks))
+    ranks, ks = ranks.double(), tuple(ks)
+    figures = {
+        name: {k: gains_of_ranks(name, ranks, k).mean().item() for k in ks} if name in GAINS else lists.figures(name)
+        for name in metrics
+    }
+    return Metrics(figures, len(ranks))
 
 
 def rank_next_clicks(
@@ -78,30 +166,48 @@ def rank_next_clicks(
     tie_breaking: str,
     device: torch.device,
     batch_size: int = BATCH_SIZE,
+    lists: TopLists | None = None,
 ) -> Tensor:
     """Ranks of all next clicks of ``sessions``, in the order in which session-parallel batches reach them.
 
     Args:
         score_step: called with every step in order; returns the scores ``[b, n_items]`` of its live lanes, for which
             it may keep a state.
+        lists: is told all scores.
     """
     ranks = []
     for block in SessionParallelBatches(sessions, min(batch_size, len(sessions))):
         block = block.to(device)
         for step in map(block.step, range(len(block))):
-            ranks.append(ranks_of_targets(score_step(step), step.targets, tie_breaking))
+            scores = score_step(step)
+            ranks.append(ranks_of_targets(scores, step.targets, tie_breaking))
+            if lists is not None:
+                lists.add(scores)
     return torch.cat(ranks)
 
 
+def in_session_order(ranks: Tensor, sessions: Sessions, batch_size: int = BATCH_SIZE) -> Tensor:
+    """What :func:`rank_next_clicks` gave with this batch size, session by session, each from its first next click on.
+
+    Returns:
+        ``[n_next_clicks]`` on the CPU.
+    """
+    # The same batches over clicks that are numbers tell which click each rank belongs to.
+    numbered = Sessions(np.arange(len(sessions.items)), sessions.offsets)
+    blocks = SessionParallelBatches(numbered, min(batch_size, len(sessions)))
+    reached = torch.cat([block.step(k).inputs for block in blocks for k in range(len(block))])
+    return ranks.cpu()[reached.argsort()]
+
+
 @torch.no_grad()
-def evaluate(
+def rank_by_model(
     model: GRU4Rec,
     sessions: Sessions,
-    ks: Iterable[int] = (20,),
     tie_breaking: str = "standard",
     batch_size: int = BATCH_SIZE,
-) -> Metrics:
-    """Recall@K and MRR@K of a model. The model comes back in the mode (training or not) that it had.
+    lists: TopLists | None = None,
+) -> Tensor:
+    """As :func:`rank_next_clicks`, by a model, which comes back in the mode (training or not) that it had.
 
     Raises:
         FloatingPointError: a weight of the model is NaN or infinite, and its ranks would mean nothing.
@@ -116,7 +222,30 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        ranks = rank_next_clicks(score_step, sessions, tie_breaking, hidden.device, batch_size)
+        return rank_next_clicks(score_step, sessions, tie_breaking, hidden.device, batch_size, lists)
     finally:
         model.train(was_training)
-    return metrics_of_ranks(ranks, ks)
+
+
+def evaluate(
+    model: GRU4Rec,
+    sessions: Sessions,
+    ks: Iterable[int] = (20,),
+    tie_breaking: str = "standard",
+    batch_size: int = BATCH_SIZE,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    support: Tensor | None = None,
+) -> Metrics:
+    """Metrics of a model.
+
+    Args:
+        support: ``[n_items]`` of the items in training, for coverage and popularity.
+
+    Raises:
+        FloatingPointError: a weight of the model is NaN or infinite.
+        ValueError: a metric needs ``support``, and there is none.
+    """
+    ks = tuple(ks)
+    lists = top_lists(metrics, ks, support, model.output_bias.device)
+    ranks = rank_by_model(model, sessions, tie_breaking, batch_size, lists)
+    return metrics_of_ranks(ranks, ks, metrics, lists)

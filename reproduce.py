@@ -4,10 +4,11 @@
     python reproduce.py --rows POP Item-KNN authors-best --n_epochs 5 --output reproduction
 
 Rows are run one after another; those that are finished are not run again, one that was cut off goes on where it was.
-Leaves ``results.csv`` (a row per run), ``table.md`` and, where matplotlib is installed, ``table.png``.
+Leaves ``results.csv`` (a row per run), ``table.md``, where matplotlib is installed, ``table.png``, and in ``ranks/``
+the rank of every next click in every run, for ``python -m tools.compare``.
 """
 
-from terminal.errors import UserError, run_script
+from terminal.errors import UserError, run_script, warn
 
 # isort: split
 import argparse
@@ -18,19 +19,27 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from baselines.registry import BASELINES
 from clicks.itemindex import ItemIndex
+from comparison.ranksfile import RankedClicks, write_ranks
 from dataset import encode_sessions, read_session_clicks
+from evaluation import metrics_of_ranks, rank_by_model, rank_next_clicks
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, equals_published, size_of
 from runs.interruption import Interrupted, run_interruptibly
 from runs.parameters import PARAMETERS
 from runs.plot import bars, try_to_write_picture
 from runs.presets import PRESETS, YOOCHOOSE
+from runs.restoring import restored_for_evaluation
+from runs.runfolder import RunFolder, read_checkpoint
 from runs.trainingdata import data_file
 from terminal.atomicfile import atomic_write, make_folder, write_csv
 from terminal.flags import COUNT, FlagParser
 
 K = 20
+TIES = "standard"
 COLUMNS = {"row": str, "seed": int, "n_epochs": int, "files": str, "recall": float, "mrr": float, "seconds": float}
 PUBLISHED_BASELINES = {  # [1], table 1
     "POP": (0.0050, 0.0012),
@@ -60,7 +69,8 @@ class Files:
         test_clicks = read_session_clicks(data_file(str(folder), test_data))
         self.index = ItemIndex.of(clicks)
         self.train, _ = encode_sessions(clicks, self.index)
-        self.test, _ = encode_sessions(test_clicks, self.index)
+        self.test, _ = encode_sessions(test_clicks, self.index, keep_ids=True)
+        self.support = self.train.support(len(self.index))
         self.name = f"{len(clicks)} {self.test.n_next_clicks}"
         train_size, test_size = size_of(clicks), size_of(test_clicks)
         self.are_the_papers = equals_published(TRAIN_FULL, train_size) and equals_published(TEST, test_size)
@@ -71,12 +81,22 @@ class Files:
             "figures compare with each other, not with the published ones."
         )
 
+    def write_ranks(self, path: Path, ranks: Tensor, name: str, seed: int | None = None) -> None:
+        """Write what :func:`evaluation.rank_next_clicks` gave of the test sessions."""
+        make_folder(path.parent)
+        about = {"tie_breaking": TIES, "name": name, "seed": seed}
+        write_ranks(path, RankedClicks.of(ranks, self.test, self.index, self.support, **about))
 
-def run_baseline(name: str, files: Files) -> tuple[float, float, float]:
-    """Fit and evaluate a baseline: Recall, MRR, seconds."""
+
+def run_baseline(name: str, files: Files, ranks_path: Path) -> tuple[float, float, float]:
+    """Fit and evaluate a baseline, and write its ranks: Recall, MRR, seconds."""
     began = time.perf_counter()
-    metrics = BASELINES[name](files.train, len(files.index)).evaluate(files.test, (K,))
-    return metrics.recall[K], metrics.mrr[K], time.perf_counter() - began
+    baseline = BASELINES[name](files.train, len(files.index))
+    ranks = rank_next_clicks(baseline.scores, files.test, TIES, torch.device("cpu"))
+    seconds = time.perf_counter() - began
+    files.write_ranks(ranks_path, ranks, name)
+    metrics = metrics_of_ranks(ranks, (K,))
+    return metrics.recall[K], metrics.mrr[K], seconds
 
 
 def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) -> tuple[float, float, float]:
@@ -88,7 +108,7 @@ def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) ->
         UserError: ``main.py`` failed; it has said why.
         Interrupted: a signal came; ``main.py`` has saved what it had.
     """
-    folder = flags.output / f"{name}-seed{seed}-on-{files.name.replace(' ', '-')}"
+    folder = preset_folder(name, seed, files, flags)
     command = [sys.executable, HERE / "main.py", "--preset", name, "--seed", seed, "--resume"]
     command += ["--checkpoint_dir", folder, "--data_folder", flags.data_folder, "--n_epochs", flags.n_epochs]
     command += ["--train_data", flags.train_data, "--valid_data", flags.test_data, "--keep_checkpoints", 1]
@@ -101,6 +121,26 @@ def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) ->
         epochs = list(csv.DictReader(file))[: flags.n_epochs]
     seconds = sum(float(epoch["seconds"]) for epoch in epochs)
     return float(epochs[-1][f"recall@{K}"]), float(epochs[-1][f"mrr@{K}"]), seconds
+
+
+def preset_folder(name: str, seed: int, files: Files, flags: argparse.Namespace) -> Path:
+    """The folder of the run folders of a preset."""
+    return flags.output / f"{name}-seed{seed}-on-{files.name.replace(' ', '-')}"
+
+
+def rank_by_preset(name: str, seed: int, files: Files, flags: argparse.Namespace, ranks_path: Path) -> None:
+    """Write the ranks of a preset that has been trained, if its last epoch's checkpoint is there.
+
+    Raises:
+        UserError: the checkpoint is unusable.
+    """
+    for folder in preset_folder(name, seed, files, flags).glob("*/"):
+        path = RunFolder(folder).epoch_path(flags.n_epochs - 1)
+        if path.exists():
+            device = {"device": flags.device} if flags.device else {}
+            _, model, _ = restored_for_evaluation(read_checkpoint(path), path, device)
+            files.write_ranks(ranks_path, rank_by_model(model, files.test, TIES), name, seed)
+            return
 
 
 def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
@@ -117,15 +157,28 @@ def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
                 "files": files.name,
             }
             result = next((each for each in results if each.items() >= what.items()), None)
+            ranks_path = flags.output / "ranks" / ranks_file_name(**what)
             if result is None:
-                figures = run_baseline(row, files) if row in BASELINES else run_preset(row, seed, files, flags)
-                recall, mrr, seconds = figures
+                if row in BASELINES:
+                    recall, mrr, seconds = run_baseline(row, files, ranks_path)
+                else:
+                    recall, mrr, seconds = run_preset(row, seed, files, flags)
                 result = what | {"recall": recall, "mrr": mrr, "seconds": round(seconds, 1)}
                 results.append(result)
                 write_csv(path, results)
+            if not ranks_path.exists() and row in PRESETS:
+                rank_by_preset(row, seed, files, flags, ranks_path)
+            if not ranks_path.exists():
+                warn(f"no ranks of {row}, seed {seed}: it was finished before, and what could rank is gone")
             print(f"{row}, seed {seed}: Recall@{K} {result['recall']:.4f}, MRR@{K} {result['mrr']:.4f}", flush=True)
             asked.append(result)
     return asked
+
+
+def ranks_file_name(row: str, seed: int, n_epochs: int, files: str) -> str:
+    """The name of the ranks file of a run, by what tells it from others in ``results.csv``."""
+    trained = f"-seed{seed}-epochs{n_epochs}" if n_epochs else ""
+    return f"{row}{trained}-on-{files}.parquet".replace(" ", "-")
 
 
 def read_results(path: Path) -> list[Result]:

@@ -101,6 +101,11 @@ class Clicks:
             return self
         return replace(self, session=self.session[which], item=self.item[which], time=self.time[which])
 
+    def session_ids(self, which: np.ndarray) -> np.ndarray:
+        """The session ids of the clicks that an index array picks: int64, or str as objects."""
+        ids = self.session[which]
+        return ids if self.session_names is None else self.session_names.to_numpy(zero_copy_only=False)[ids]
+
     def sorted(self) -> "Clicks":
         """The clicks by session (see ``session``), then by time; clicks of a session at one time keep their order."""
         later_session = self.session[1:] > self.session[:-1]

@@ -4,6 +4,7 @@ import time
 from contextlib import nullcontext
 
 from evaluation import Metrics
+from runs.earlystopping import is_patience_over, kept_epoch, outcome
 from runs.interruption import StopRequest
 from runs.plot import learning_curves, try_to_write_picture
 from runs.runfolder import RunFolder, metrics_row
@@ -16,7 +17,7 @@ SAVE_SECONDS = 600  # how often to save within an epoch where --save_every does 
 
 
 def train_epochs(run: TrainingRun, folder: RunFolder) -> None:
-    """Train up to the last epoch; evaluate and save after each, and save within each.
+    """Train up to the last epoch, or till patience is over; evaluate and save after each, and save within each.
 
     Raises:
         UserError: loss or weights became NaN or infinite, or a file cannot be written.
@@ -35,14 +36,19 @@ def train_epochs(run: TrainingRun, folder: RunFolder) -> None:
             run.history.append(metrics_row(epoch, done.loss, metrics, done.seconds, done.n_clicks))
             path = folder.write_checkpoint(run.checkpoint(epoch, within_epoch=None))
             if p.keep_checkpoints:
-                folder.delete_epochs_before(epoch + 1 - p.keep_checkpoints)
+                folder.delete_epochs_before(epoch + 1 - p.keep_checkpoints, but=kept_epoch(run.history, p))
             folder.write_metrics(run.history)
             add_event(run.history[-1])
             draws = draws and _draw_metrics(run, folder)
             seconds_each = done.seconds + time.perf_counter() - trained_at
             print(f"{_epoch_line(run, metrics, seconds_each)} {path}", flush=True)
             run.progress = EpochProgress(epoch + 1)
+            if is_patience_over(run.history, p):
+                print(f"no better epoch for {p.patience}: stopped", flush=True)
+                break
             stop.raise_if_asked()
+    if p.patience:
+        print(outcome(run.history, p, folder), flush=True)
 
 
 def _train_and_save_epoch(run: TrainingRun, folder: RunFolder, stop: StopRequest) -> None:

@@ -8,7 +8,7 @@ is what ``torch.save`` writes, a zip archive, with the checksum as the archive's
 import hashlib
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -114,17 +114,21 @@ class RunFolder:
         """
         partial = self.path / PARTIAL
         ended = checkpoint["within_epoch"] is None
-        path = self.path / f"model_{checkpoint['epoch']:05d}.pt" if ended else partial
+        path = self.epoch_path(checkpoint["epoch"]) if ended else partial
         write_checkpoint(path, checkpoint)
         if ended:
             partial.unlink(missing_ok=True)
         return path
 
-    def delete_epochs_before(self, epoch: int) -> None:
-        """Delete the checkpoints of epochs that ended before this one."""
+    def epoch_path(self, epoch: int) -> Path:
+        """Where the checkpoint of an ended epoch is."""
+        return self.path / f"model_{epoch:05d}.pt"
+
+    def delete_epochs_before(self, epoch: int, but: int | None = None) -> None:
+        """Delete the checkpoints of epochs that ended before this one, but not that of epoch ``but``."""
         for path in self.path.glob("model_*.pt"):
             number = path.stem.removeprefix("model_")
-            if number.isdecimal() and int(number) < epoch:
+            if number.isdecimal() and int(number) < epoch and int(number) != but:
                 path.unlink(missing_ok=True)
 
 
@@ -139,17 +143,19 @@ def write_checkpoint(path: Path, checkpoint: dict[str, Any]) -> None:
             file.write(part)
 
 
-def metrics_columns(ks: list[int]) -> list[str]:
+def metrics_columns(ks: list[int], metrics: Iterable[str]) -> list[str]:
     """The columns of ``metrics.csv``."""
-    figures = [f"{name}@{k}" for k in ks for name in ("recall", "mrr")]
+    names = tuple(metrics)
+    figures = [f"{name}@{k}" for k in ks for name in names]
     return ["epoch", "train_loss", *figures, "seconds", "clicks_per_second"]
 
 
 def metrics_row(epoch: int, loss: float, metrics: Metrics, seconds: float, n_clicks: int) -> dict[str, Any]:
     """A row of ``metrics.csv``."""
-    figures = [figure for k in metrics.recall for figure in (metrics.recall[k], metrics.mrr[k])]
+    ks = list(next(iter(metrics.figures.values())))
+    figures = [by_k[k] for k in ks for by_k in metrics.figures.values()]
     row = [epoch, loss, *figures, round(seconds, 3), round(n_clicks / max(seconds, 1e-9))]
-    return dict(zip(metrics_columns(list(metrics.recall)), row, strict=True))
+    return dict(zip(metrics_columns(ks, metrics.figures), row, strict=True))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

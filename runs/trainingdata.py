@@ -60,12 +60,12 @@ def data_file(folder: str, name: str) -> Path:
 
 
 def read_valid_sessions(path: Path, index: ItemIndex) -> Sessions:
-    """The sessions to evaluate on; clicks on items that training never saw are dropped, with a warning.
+    """The sessions to evaluate on, with their ids; clicks on items that training never saw are dropped, with a warning.
 
     Raises:
         UserError: the file is unusable, or nothing is left of it.
     """
-    sessions, n_dropped = encode_sessions(read_session_clicks(path), index)
+    sessions, n_dropped = encode_sessions(read_session_clicks(path), index, keep_ids=True)
     if n_dropped:
         warn(f"{path}: dropped {n_dropped:,} clicks on items that training never saw, or alone in a session after that")
     if len(sessions) == 0:

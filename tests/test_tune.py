@@ -75,7 +75,7 @@ def made_up(monkeypatch):
                 self.mrr = mrr
 
             def evaluate(self):
-                return Metrics({20: 2 * self.mrr}, {20: self.mrr}, 1)
+                return Metrics({"recall": {20: 2 * self.mrr}, "mrr": {20: self.mrr}}, 1)
 
         def epochs_of(parameters, stopper):
             return map(Run, curve_of(parameters)[: parameters.n_epochs])
