@@ -54,31 +54,32 @@ class Estimate:
 
 
 def read_runs(files: Sequence[tuple[str, Path]]) -> Runs:
-    """Read ranks files; those of one name are runs of one recommender.
+    """Read ranks files; those of one name are runs of one recommender with different seeds.
 
     Args:
-        files: name and path; an empty name stands for the one that the file gives itself, or its path's.
+        files: name and path; an empty name stands for the one that the file gives itself, or its path's. A file that
+            is there twice counts once.
 
     Raises:
-        UserError: a file is unusable, or of other next clicks than the first, or two of a name have the same seed.
+        UserError: a file is unusable, or of other next clicks than the first, or two of a name are no repetitions.
     """
     runs: Runs = {}
-    path_of: dict[tuple[str, int], Path] = {}
+    path_of: dict[tuple[str, int | None], Path] = {}
     first = None
-    for name, path in files:
+    for given_name, path in dict.fromkeys(files):
         ranked = read_ranks(path)
-        ranked = in_canonical_order(replace(ranked, name=name or ranked.name or path.stem))
-        if first is None:
-            first = path, ranked
+        ranked = in_canonical_order(replace(ranked, name=given_name or ranked.name or path.stem))
+        first = first or (path, ranked)
         _refuse_other_next_clicks(path, ranked, *first)
         _warn_of_other_circumstances(path, ranked, *first)
-        if ranked.seed is not None:
-            same = path_of.setdefault((ranked.name, ranked.seed), path)
-            if same is not path:
-                raise UserError(
-                    f"{same} and {path} are both {ranked.name} with seed {ranked.seed}, so they are no repetitions: "
-                    "name them, A=FILE B=FILE"
-                )
+        same = path_of.setdefault((ranked.name, ranked.seed), path)
+        if same != path and not (
+            given_name and ranked.seed is None
+        ):  # where the file tells no seed, the name is enough
+            seed = "without a seed" if ranked.seed is None else f"with seed {ranked.seed}"
+            raise UserError(
+                f"{same} and {path} are both {ranked.name} {seed}, so they are no repetitions: name them, A=FILE B=FILE"
+            )
         runs.setdefault(ranked.name, []).append(ranked)
     return runs
 

@@ -1,7 +1,9 @@
 """A comparison as a person reads it: Markdown tables, and a picture."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
+from math import isnan, nan
 from typing import TYPE_CHECKING
 
 from comparison.bootstrap import LEVEL
@@ -10,6 +12,7 @@ from comparison.groups import ALL
 from evaluation import METRICS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLORS = 10  # that matplotlib tells apart
@@ -47,9 +50,9 @@ def _what_the_intervals_are(runs: Runs, some: Estimate, n_draws: int) -> str:
 
 
 def _what_p_is(differences: list[Estimate]) -> str:
-    text = "Differences, session by session; p: how likely one is that is none"
-    n_each = len({(each.name, each.minus) for each in differences})
-    return text + (f", corrected (Holm) for the {n_each} of each figure." if n_each > 1 else ".")
+    text = "Differences on the same sessions; p: how often one as far from zero would show where there is none"
+    n_each = len(_by_pair(differences))
+    return text + (f", corrected (Holm) for {n_each} of each figure." if n_each > 1 else ".")
 
 
 def _figure(estimate: Estimate) -> str:
@@ -85,9 +88,8 @@ def _table_of_groups(estimates: list[Estimate]) -> str:
     for (by, label), of_group in groupby(estimates, lambda each: (each.by, each.group)):
         value_of = {(each.name, each.minus): each for each in of_group}
         n_next_clicks = next(iter(value_of.values())).n_next_clicks
-        rows.append(
-            [by if by != before else "", label, f"{n_next_clicks:,}", *(_value(value_of[key]) for key in shown)]
-        )
+        values = (_value(replace(value_of[key], seeds=nan)) for key in shown)
+        rows.append([by if by != before else "", label, f"{n_next_clicks:,}", *values])
         before = by
     return _table(header, rows)
 
@@ -110,12 +112,12 @@ def _value(estimate: Estimate) -> str:
     text = numbers[0]
     if estimate.n_sessions >= LEAST_SESSIONS:
         text += f" [{numbers[1]}, {numbers[2]}]"
-    return text + (f" ± {estimate.seeds:.4f}" if estimate.seeds == estimate.seeds and estimate.by == ALL else "")
+    return text + ("" if isnan(estimate.seeds) else f" ± {estimate.seeds:.4f}")
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table whose columns stand below each other in a terminal, too."""
-    cells = [header, *rows]
+    cells = [[cell.replace("|", "/") for cell in row] for row in (header, *rows)]
     widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(header))]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     lines.insert(1, " | ".join("-" * width for width in widths))
@@ -144,7 +146,7 @@ def picture(estimates: Sequence[Estimate]) -> "Figure":
         grid[0, column].set_title(title)
         for number, ((name, minus), of_pair) in enumerate(_by_pair(differences).items()):
             of_figure = [each for each in of_pair if _figure(each) == title]
-            labels = [" ".join(filter(None, (each.by, each.group))) for each in of_figure]
+            labels = [": ".join(filter(None, (each.by, each.group))) for each in of_figure]
             shift = 0.6 * ((number + 0.5) / n_pairs - 0.5)
             label = _name(name, minus)
             _draw_intervals(grid[1, column], of_figure, labels, f"C{number % COLORS}", shift, label)
@@ -153,12 +155,13 @@ def picture(estimates: Sequence[Estimate]) -> "Figure":
             axes.axvline(0, color="black", linewidth=0.8)
         figure.legend(*grid[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     for row in grid:
-        row[0].invert_yaxis()
+        bottom, top = row[0].get_ylim()
+        row[0].set_ylim(top + 0.3, bottom - 0.3)
     return figure
 
 
 def _draw_intervals(
-    axes: "object", estimates: list[Estimate], labels: list[str], color: str, shift: float = 0.0, label: str = ""
+    axes: "Axes", estimates: list[Estimate], labels: list[str], color: str, shift: float = 0.0, label: str = ""
 ) -> None:
     """A dot with its interval a line; where there is no interval, a dot alone."""
     heights = [row + shift for row in range(len(estimates))]
