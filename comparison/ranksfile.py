@@ -4,9 +4,11 @@ A row is a next click; the rows of a session are together, in the order of its c
 ``Position`` of the click that is the input in its session, from 1, ``ItemID``, its item, ``TargetID``, the item that
 was clicked next, the ``Rank`` of that one among all items, 1 for the best, and ``Support``, how often it was clicked in
 training. Ids are those of the click files, integers or text. What holds for all rows is in the file's metadata, as JSON
-under the key ``ranks``: ``version``, ``n_items``, ``tie_breaking``, and, where they are known, ``name`` and ``seed``.
+under the key ``ranks``: ``version``, ``n_items``, ``tie_breaking``, ``name`` and ``seed``, where there are some, and a
+``checksum`` of it all.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from terminal.errors import UserError
 
 COLUMNS = ("SessionID", "Position", "ItemID", "TargetID", "Rank", "Support")
 METADATA = b"ranks"
+ABOUT = {"n_items": int, "tie_breaking": str, "name": str, "seed": int}  # what a file says of all of its rows
 VERSION = 1
 
 
@@ -95,14 +98,13 @@ def write_ranks(path: Path, ranked: RankedClicks) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    about = {name: getattr(ranked, name) for name in ("n_items", "tie_breaking", "name", "seed")}
+    about = {name: getattr(ranked, name) for name in ABOUT} | {"version": VERSION, "checksum": _checksum(ranked)}
     rank = ranked.rank if ranked.tie_breaking == "median" else ranked.rank.astype(np.int64)
     columns = ranked.session, ranked.position, ranked.item, ranked.target, rank, ranked.support
     table = pa.table(dict(zip(COLUMNS, columns, strict=True)))
     content = pa.BufferOutputStream()
-    pq.write_table(
-        table.replace_schema_metadata({METADATA: json.dumps({"version": VERSION} | about)}), content, compression="zstd"
-    )
+    table = table.replace_schema_metadata({METADATA: json.dumps(about)})
+    pq.write_table(table, content, compression="zstd")
     with atomic_write(path) as file:
         file.write(content.getvalue())
 
@@ -126,7 +128,11 @@ def read_ranks(path: Path) -> RankedClicks:
         if missing := [name for name in COLUMNS if name not in table.column_names]:
             raise ValueError(f"it lacks the columns {', '.join(missing)}")
         columns = [_values(table, name) for name in COLUMNS]
-        ranked = RankedClicks(*columns, **_about((table.schema.metadata or {}).get(METADATA)))
+        about = _about((table.schema.metadata or {}).get(METADATA))
+        checksum = about.pop("checksum", None)
+        ranked = RankedClicks(*columns, **about)
+        if checksum not in (None, _checksum(ranked)):
+            raise ValueError("its checksum is wrong, so it is damaged")
         _refuse_what_cannot_be(ranked)
     except ValueError as error:
         raise UserError(f"{path} is no ranks file, such as main.py --is_eval --ranks writes: {error}") from error
@@ -155,11 +161,18 @@ def _about(metadata: bytes | None) -> dict[str, Any]:
     about = json.loads(metadata)
     if not isinstance(about, dict) or about.pop("version", None) != VERSION:
         raise ValueError(f"its metadata are not of version {VERSION}")
-    kinds = {"n_items": int, "tie_breaking": str, "name": str, "seed": int}
-    about = {name: about.get(name) for name in kinds}
-    if wrong := [name for name, value in about.items() if value is not None and type(value) is not kinds[name]]:
-        raise ValueError(f"its metadata have no usable {', '.join(wrong)}")
+    kinds = ABOUT | {"checksum": str}
+    if wrong := [name for name, value in about.items() if type(value) not in (kinds.get(name), type(None))]:
+        raise ValueError(f"its metadata have an unknown or unusable {', '.join(wrong)}")
     return about
+
+
+def _checksum(ranked: RankedClicks) -> str:
+    """Of all that a file says; Parquet itself has none."""
+    digest = hashlib.sha256(json.dumps([getattr(ranked, name) for name in ABOUT]).encode())
+    for column in (ranked.session, ranked.position, ranked.item, ranked.target, ranked.rank, ranked.support):
+        digest.update(json.dumps(column.tolist()).encode() if column.dtype == object else column.tobytes())
+    return digest.hexdigest()
 
 
 def _refuse_what_cannot_be(ranked: RankedClicks) -> None:
