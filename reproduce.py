@@ -116,8 +116,7 @@ def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) ->
     code = run_interruptibly(list(map(str, command)))
     if code != 0:
         raise UserError(f"{name} with seed {seed} ended with exit code {code}; run the same line again to go on")
-    newest = max(folder.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime_ns)
-    with open(newest) as file:
+    with open(newest_metrics(folder)) as file:
         epochs = list(csv.DictReader(file))[: flags.n_epochs]
     seconds = sum(float(epoch["seconds"]) for epoch in epochs)
     return float(epochs[-1][f"recall@{K}"]), float(epochs[-1][f"mrr@{K}"]), seconds
@@ -128,19 +127,23 @@ def preset_folder(name: str, seed: int, files: Files, flags: argparse.Namespace)
     return flags.output / f"{name}-seed{seed}-on-{files.name.replace(' ', '-')}"
 
 
+def newest_metrics(folder: Path) -> Path | None:
+    """The ``metrics.csv`` of the run in it that was trained last; None without a run."""
+    return max(folder.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
 def rank_by_preset(name: str, seed: int, files: Files, flags: argparse.Namespace, ranks_path: Path) -> None:
     """Write the ranks of a preset that has been trained, if its last epoch's checkpoint is there.
 
     Raises:
         UserError: the checkpoint is unusable.
     """
-    for folder in preset_folder(name, seed, files, flags).glob("*/"):
-        path = RunFolder(folder).epoch_path(flags.n_epochs - 1)
-        if path.exists():
-            device = {"device": flags.device} if flags.device else {}
-            _, model, _ = restored_for_evaluation(read_checkpoint(path), path, device)
-            files.write_ranks(ranks_path, rank_by_model(model, files.test, TIES), name, seed)
-            return
+    metrics = newest_metrics(preset_folder(name, seed, files, flags))
+    path = RunFolder(metrics.parent).epoch_path(flags.n_epochs - 1) if metrics else None
+    if path and path.exists():
+        device = {"device": flags.device} if flags.device else {}
+        _, model, _ = restored_for_evaluation(read_checkpoint(path), path, device)
+        files.write_ranks(ranks_path, rank_by_model(model, files.test, TIES), name, seed)
 
 
 def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
