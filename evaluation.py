@@ -152,7 +152,8 @@ def metrics_of_ranks(
     """
     if len(ranks) == 0:
         raise ValueError("no next clicks to evaluate")
-    ranks, ks = ranks.double(), tuple(ks)
+    ranks = ranks.double().sort().values  # a sum depends on the order, and that of the sessions is no matter
+    ks = tuple(ks)
     figures = {
         name: {k: gains_of_ranks(name, ranks, k).mean().item() for k in ks} if name in GAINS else lists.figures(name)
         for name in metrics
@@ -168,35 +169,36 @@ def rank_next_clicks(
     batch_size: int = BATCH_SIZE,
     lists: TopLists | None = None,
 ) -> Tensor:
-    """Ranks of all next clicks of ``sessions``, in the order in which session-parallel batches reach them.
+    """Ranks of all next clicks of ``sessions``, session by session, whatever the order in which batches reach them.
 
     Args:
         score_step: called with every step in order; returns the scores ``[b, n_items]`` of its live lanes, for which
             it may keep a state.
         lists: is told all scores.
+
+    Returns:
+        ``[n_next_clicks]`` float64, on the device.
     """
     ranks = []
-    for block in SessionParallelBatches(sessions, min(batch_size, len(sessions))):
+    n_lanes = min(batch_size, len(sessions))
+    for block in SessionParallelBatches(sessions, n_lanes):
         block = block.to(device)
         for step in map(block.step, range(len(block))):
             scores = score_step(step)
             ranks.append(ranks_of_targets(scores, step.targets, tie_breaking))
             if lists is not None:
                 lists.add(scores)
-    return torch.cat(ranks)
+    return torch.cat(ranks)[_session_order(sessions, n_lanes).to(device)]
 
 
-def in_session_order(ranks: Tensor, sessions: Sessions, batch_size: int = BATCH_SIZE) -> Tensor:
-    """What :func:`rank_next_clicks` gave with this batch size, session by session, each from its first next click on.
+def _session_order(sessions: Sessions, n_lanes: int) -> Tensor:
+    """Where session-parallel batches of so many lanes reach each next click, session by session: ``[n_next_clicks]``.
 
-    Returns:
-        ``[n_next_clicks]`` on the CPU.
+    Batches of the same sessions, their clicks numbered, tell which click they reach when.
     """
-    # The same batches over clicks that are numbers tell which click each rank belongs to.
     numbered = Sessions(np.arange(len(sessions.items)), sessions.offsets)
-    blocks = SessionParallelBatches(numbered, min(batch_size, len(sessions)))
-    reached = torch.cat([block.step(k).inputs for block in blocks for k in range(len(block))])
-    return ranks.cpu()[reached.argsort()]
+    blocks = SessionParallelBatches(numbered, n_lanes)
+    return torch.cat([block.step(k).inputs for block in blocks for k in range(len(block))]).argsort()
 
 
 @torch.no_grad()

@@ -180,7 +180,7 @@ def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
 
 def ranks_file_name(row: str, seed: int, n_epochs: int, files: str) -> str:
     """The name of the ranks file of a run, by what tells it from others in ``results.csv``."""
-    trained = f"-seed{seed}-epochs{n_epochs}" if n_epochs else ""
+    trained = (f"-seed{seed}" if seed else "") + (f"-epochs{n_epochs}" if n_epochs else "")
     return f"{row}{trained}-on-{files}.parquet".replace(" ", "-")
 
 

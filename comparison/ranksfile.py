@@ -2,8 +2,8 @@
 
 A row is a next click; the rows of a session are together, in the order of its clicks. Columns: ``SessionID``,
 ``Position`` of the click that is the input in its session, from 1, ``ItemID``, its item, ``TargetID``, the item that
-was clicked next, the ``Rank`` of that one among all items, 1 for the best, and ``Support``, how often it was clicked in
-training. Ids are those of the click files, integers or text. What holds for all rows is in the file's metadata, as JSON
+was clicked next, the ``Rank`` of that one among all items, 1 for the best (a half where ties are counted by half, and
+infinite where it got no score), and ``Support``, how often it was clicked in training. Ids are those of the click files, integers or text. What holds for all rows is in the file's metadata, as JSON
 under the key ``ranks``: ``version``, ``n_items``, ``tie_breaking``, ``name`` and ``seed``, where there are some, and a
 ``checksum`` of it all.
 """
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from clicks.itemindex import ItemIndex
 from dataset import Sessions
-from evaluation import in_session_order
 from terminal.atomicfile import atomic_write
 from terminal.errors import UserError
 
@@ -41,7 +40,7 @@ class RankedClicks:
         position: int64, how many clicks of the session were seen, 1 at least.
         item: int64, or str as objects, the last of them.
         target: likewise, the item that was clicked next.
-        rank: float64, that of the target among all items, 1 for the best.
+        rank: float64, that of the target among all items, 1 for the best; infinite where it got no score.
         support: int64, how often the target was clicked in training.
         n_items: how many items were ranked; None where a file of others does not tell.
         tie_breaking: see :mod:`evaluation`; None likewise.
@@ -67,7 +66,7 @@ class RankedClicks:
         """What :func:`evaluation.rank_next_clicks` gave, with the ids of what it ranked.
 
         Args:
-            ranks: in the order of session-parallel batches of the usual size.
+            ranks: of their next clicks, session by session.
             sessions: those that were ranked, with their ids.
             index: the items.
             support: ``[n_items]`` of the items in training.
@@ -82,7 +81,7 @@ class RankedClicks:
             position[inputs],
             index.ids[sessions.items[inputs]],
             index.ids[targets],
-            in_session_order(ranks, sessions).numpy(),
+            ranks.cpu().numpy(),
             np.asarray(support)[targets],
             n_items=len(index),
             **about,
@@ -99,7 +98,8 @@ def write_ranks(path: Path, ranked: RankedClicks) -> None:
         UserError: it cannot be written.
     """
     about = {name: getattr(ranked, name) for name in ABOUT} | {"version": VERSION, "checksum": _checksum(ranked)}
-    rank = ranked.rank if ranked.tie_breaking == "median" else ranked.rank.astype(np.int64)
+    is_whole = np.isfinite(ranked.rank).all() and (ranked.rank % 1 == 0).all()
+    rank = ranked.rank.astype(np.int64) if is_whole else ranked.rank
     columns = ranked.session, ranked.position, ranked.item, ranked.target, rank, ranked.support
     table = pa.table(dict(zip(COLUMNS, columns, strict=True)))
     content = pa.BufferOutputStream()
@@ -182,7 +182,7 @@ def _refuse_what_cannot_be(ranked: RankedClicks) -> None:
     if ranked.item.dtype != ranked.target.dtype:
         raise ValueError("its ItemID are integers and its TargetID text, or the other way round")
     most = np.inf if ranked.n_items is None else ranked.n_items
-    _refuse(~((ranked.rank >= 1) & (ranked.rank <= most)), "its rank is none")
+    _refuse(~((ranked.rank >= 1) & ((ranked.rank <= most) | np.isinf(ranked.rank))), "its rank is none")
     _refuse(ranked.support < 0, "its support is negative")
     goes_on = np.zeros(len(ranked), dtype=bool)
     goes_on[1:] = ranked.session[1:] == ranked.session[:-1]

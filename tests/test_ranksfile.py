@@ -130,9 +130,11 @@ def small_table(**changes):
 
 
 def test_a_file_of_others_is_read_if_it_has_the_columns(tmp_path):
-    small_table().to_pandas().to_parquet(tmp_path / "x.parquet")
+    small_table(Rank=[1.0, 4.5, np.inf]).to_pandas().to_parquet(tmp_path / "x.parquet")
     ranked = read_ranks(tmp_path / "x.parquet")
-    assert ranked.rank.tolist() == [1.0, 4.5, 2.0]
+    assert ranked.rank.tolist() == [1.0, 4.5, np.inf]
+    write_ranks(tmp_path / "again.parquet", ranked)
+    assert read_ranks(tmp_path / "again.parquet").rank.tolist() == [1.0, 4.5, np.inf]
     assert (ranked.name, ranked.seed, ranked.n_items, ranked.tie_breaking) == (None,) * 4
     frame = small_table(SessionID=["a", "a", "b"]).to_pandas().astype({"SessionID": "category", "Position": "int32"})
     frame.to_parquet(tmp_path / "y.parquet")
@@ -145,6 +147,7 @@ def test_a_file_of_others_is_read_if_it_has_the_columns(tmp_path):
         ({"Rank": None, "Support": None}, "it lacks the columns Rank, Support"),
         ({"Rank": [1.0, None, 2.0]}, "its column Rank has empty values"),
         ({"Rank": [1.0, 0.5, 2.0]}, "row 2: its rank is none"),
+        ({"Rank": [1.0, -np.inf, 2.0]}, "row 2: its rank is none"),
         ({"Rank": [1.0, 2.0, float("nan")]}, "row 3: its rank is none"),
         ({"Rank": ["1", "2", "3"]}, "its column Rank is of the type"),
         ({"Support": [1, 1, -1]}, "row 3: its support is negative"),
