@@ -35,11 +35,13 @@ class Sessions:
         offsets: ``[n_sessions + 1]`` int64; session ``s`` is ``items[offsets[s]:offsets[s + 1]]``, two clicks at least.
         times: ``[n_clicks]`` int64, when every click was, in milliseconds since the epoch (UTC); None where nobody
             asked for it, as the model does not.
+        ids: ``[n_sessions]`` int64 or str as objects, the id of each session; None where nobody asks for them.
     """
 
     items: np.ndarray
     offsets: np.ndarray
     times: np.ndarray | None = None
+    ids: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -58,7 +60,8 @@ class Sessions:
         lengths = np.diff(self.offsets)[which]
         clicks = ranges(self.offsets[which], lengths)
         times = None if self.times is None else self.times[clicks]
-        return Sessions(self.items[clicks], np.concatenate(([0], np.cumsum(lengths))), times)
+        ids = None if self.ids is None else self.ids[which]
+        return Sessions(self.items[clicks], np.concatenate(([0], np.cumsum(lengths))), times, ids)
 
 
 def read_session_clicks(path: Path) -> Clicks:
@@ -76,7 +79,7 @@ def read_session_clicks(path: Path) -> Clicks:
 
 
 def encode_sessions(
-    clicks: Clicks, index: ItemIndex, time_sort: bool = True, with_times: bool = False
+    clicks: Clicks, index: ItemIndex, time_sort: bool = True, with_times: bool = False, with_ids: bool = False
 ) -> tuple[Sessions, int]:
     """Turn clicks (sessions together, by time) into sessions of item indices.
 
@@ -86,7 +89,7 @@ def encode_sessions(
         clicks: as :func:`read_session_clicks` gives them.
         index: the items that the model knows.
         time_sort: feed the oldest session (by its first click) first; otherwise by session id.
-        with_times: let the sessions have the times of their clicks.
+        with_times, with_ids: let the sessions have the times of their clicks, and their ids.
 
     Returns:
         The sessions, and how many clicks were dropped.
@@ -96,7 +99,9 @@ def encode_sessions(
     if (unknown := items < 0).any():
         kept = drop_short_sessions(clicks.select(~unknown))
         items = index.encode_clicks(kept)
-    sessions = Sessions(items, session_offsets(kept.session), kept.time if with_times else None)
+    offsets = session_offsets(kept.session)
+    ids = kept.session_ids(offsets[:-1]) if with_ids else None
+    sessions = Sessions(items, offsets, kept.time if with_times else None, ids)
     if time_sort:
         sessions = sessions.select(np.argsort(kept.time[sessions.offsets[:-1]], kind="stable"))
     return sessions, len(clicks) - len(kept)

@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from evaluation import evaluate
+from comparison.ranksfile import RankedClicks, write_ranks
+from evaluation import metrics_of_ranks, rank_by_model, top_lists
 from runs.averaging import refuse_missing_epochs
+from runs.earlystopping import outcome, stopped_early
 from runs.epochs import train_epochs
 from runs.interruption import Interrupted
 from runs.parameters import (
@@ -60,6 +62,8 @@ def run(flags: dict[str, Any]) -> int:
         return 0
     if flags.get("is_eval"):
         return evaluate_checkpoint(flags)
+    if "ranks" in flags:
+        raise UserError("--ranks needs --is_eval and --load_model FILE, the checkpoint that ranks")
     if flags.get("resume"):
         if "load_model" in flags:
             raise UserError("--resume finds the checkpoint by itself: leave --load_model out, or --resume")
@@ -98,15 +102,18 @@ def go_on(path: Path, checkpoint: dict[str, Any], flags: dict[str, Any], folder:
     parameters = resumed_parameters(saved_parameters(checkpoint, path), flags)
     parameters.load_model = str(path)
     n_ended = checkpoint["epoch"] + (checkpoint["within_epoch"] is None)
-    is_done = n_ended >= parameters.n_epochs
+    is_done = n_ended >= parameters.n_epochs or stopped_early(checkpoint, parameters, path)
     if not is_done:
         print(f"going on from {path}", flush=True)
     training = TrainingRun(parameters, checkpoint)  # also where nothing is left to do: the clicks must be the same
     if not is_done:
         return train(training, folder)
-    print(f"{path}: {n_ended} of {parameters.n_epochs} epochs are done; raise --n_epochs to go on")
+    more = "n_epochs" if n_ended >= parameters.n_epochs else "patience"
+    print(f"{path}: {n_ended} of {parameters.n_epochs} epochs are done; raise --{more} to go on")
     if folder:
         folder.write_metrics(checkpoint["history"])
+    if parameters.patience:
+        print(outcome(training.history, parameters, folder))
     return train(training, folder) if parameters.average else 0
 
 
@@ -129,23 +136,29 @@ def train(training: TrainingRun, folder: RunFolder | None = None) -> int:
 
 
 def evaluate_checkpoint(flags: dict[str, Any]) -> int:
-    """Print Recall@K and MRR@K of a checkpoint on the validation file, a line per K."""
+    """Print the metrics of a checkpoint on the validation file, a line per K; with --ranks, write the ranks, too."""
     if "load_model" not in flags:
         raise UserError("--is_eval needs --load_model FILE, the checkpoint to evaluate")
     path = Path(flags["load_model"])
     checkpoint = read_checkpoint(path)
-    parameters, model, index = restored_for_evaluation(checkpoint, path, flags)
-    valid_file = data_file(parameters.data_folder, parameters.valid_data)
+    p, model, index = restored_for_evaluation(checkpoint, path, flags)
+    valid_file = data_file(p.data_folder, p.valid_data)
     sessions = read_valid_sessions(valid_file, index)
-    refuse_large_cutoffs(parameters.k_eval, len(index))
+    refuse_large_cutoffs(p.k_eval, len(index))
     print(f"{path} ({described(checkpoint)}) on {valid_file}: {sessions.n_next_clicks:,} next clicks", file=sys.stderr)
+    support = checkpoint["support"]
     del checkpoint  # the optimizer's state is larger than the model
+    lists = top_lists(p.metrics, p.k_eval, support, model.output_bias.device)
     try:
-        metrics = evaluate(model, sessions, parameters.k_eval, parameters.tie_breaking)
+        ranks = rank_by_model(model, sessions, p.tie_breaking, lists=lists)
     except FloatingPointError as error:
         raise UserError(f"{path} cannot be evaluated: {error}") from error
-    for k in parameters.k_eval:
+    metrics = metrics_of_ranks(ranks, p.k_eval, p.metrics, lists)
+    for k in p.k_eval:
         print(metrics.line(k))
+    if p.ranks:
+        about = {"tie_breaking": p.tie_breaking, "seed": p.seed}
+        write_ranks(Path(p.ranks), RankedClicks.of(ranks, sessions, index, support.numpy(), **about))
     return 0
 
 

@@ -5,8 +5,9 @@
     python reproduce.py --rows VS-KNN "VS-KNN k=200 sample=2000" V-STAN
 
 Rows are run one after another; those that are finished are not run again, one that was cut off goes on where it was.
-Leaves ``results.csv`` (a row per run), ``table.md`` and, where matplotlib is installed, ``table.png``. Where it matters
-how items are counted that score as high as the next click, the figures are those of half of them above it.
+Leaves ``results.csv`` (a row per run), ``table.md``, where matplotlib is installed ``table.png``, and in ``ranks/`` a
+file per run that ``python -m tools.compare`` takes. Where it matters how items are counted that score as high as the
+next click, the figures are those of half of them above it.
 """
 
 from terminal.errors import UserError, run_script, warn
@@ -25,6 +26,7 @@ from baselines.registry import BASELINES, OF_THE_PAPER, fit_row, name_of, parse_
 from clicks.datasets import DATASETS, YOOCHOOSE
 from clicks.itemindex import ItemIndex
 from clicks.prepared import read_record
+from comparison.ranksfile import RankedClicks, write_ranks
 from dataset import encode_sessions, read_session_clicks
 from evaluation import (
     Metrics,
@@ -89,14 +91,22 @@ class Files:
             "with the published ones."
         )
 
+    def write_ranks(self, path: Path, ranks: dict[str, Tensor], row: str, seed: int) -> None:
+        """Write the ranks of the test file's next clicks, ties counted as the table does."""
+        way = tie_breaking_to_report(metrics_of(ranks))
+        about = {"tie_breaking": way, "name": row, "seed": seed or None}
+        make_folder(path.parent)
+        support = self.train.support(len(self.index))
+        write_ranks(path, RankedClicks.of(ranks[way], self.test, self.index, support, **about))
+
 
 def rows_of(dataset: str) -> list[str]:
     """The rows that are run where none is asked for: the papers' baselines, and all that was measured on a data set."""
     return [*OF_THE_PAPER, *(name for name, preset in PRESETS.items() if preset.dataset == dataset)]
 
 
-def run_baseline(row: str, seed: int, files: Files) -> Result:
-    """Fit and evaluate a baseline: what the result says but its row.
+def run_baseline(row: str, seed: int, files: Files, ranks_path: Path) -> Result:
+    """Fit and evaluate a baseline, and write its ranks: what the result says but its row.
 
     Raises:
         UserError: memory ran out.
@@ -104,12 +114,19 @@ def run_baseline(row: str, seed: int, files: Files) -> Result:
     began = time.perf_counter()
     with memory_for(f"free some for {row}, or name --rows without it"):
         ranks = fit_row(row, files.train, len(files.index), seed).ranks(files.test)
-    return reported(ranks) | {"seconds": round(time.perf_counter() - began, 1)}
+    seconds = round(time.perf_counter() - began, 1)
+    files.write_ranks(ranks_path, ranks, row, seed)
+    return reported(ranks) | {"seconds": seconds}
+
+
+def metrics_of(ranks: dict[str, Tensor]) -> dict[str, Metrics]:
+    """Figures for every way to count ties, by the ranks for it."""
+    return {way: metrics_of_ranks(each, (K,)) for way, each in ranks.items()}
 
 
 def reported(ranks: dict[str, Tensor]) -> Result:
     """Of ranks for every way to count ties, the figures that the table gives, and what to say of the others."""
-    metrics = {way: metrics_of_ranks(each, (K,)) for way, each in ranks.items()}
+    metrics = metrics_of(ranks)
     way = tie_breaking_to_report(metrics)
     ties = " to ".join(figures(metrics[each]) for each in ("standard", "conservative")) if way == "median" else ""
     return {"recall": metrics[way].recall[K], "mrr": metrics[way].mrr[K], "ties": ties}
@@ -120,8 +137,8 @@ def figures(metrics: Metrics) -> str:
     return f"{metrics.recall[K]:.4f} / {metrics.mrr[K]:.4f}"
 
 
-def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) -> Result:
-    """Train a preset with ``main.py``, or go on training it: what the result says but its row.
+def run_preset(name: str, seed: int, files: Files, ranks_path: Path, flags: argparse.Namespace) -> Result:
+    """Train a preset with ``main.py``, or go on training it, and write its ranks: what the result says but its row.
 
     Its figures are those of its last epoch or, where it averages some, of their mean. Of its checkpoints, the last one
     is kept, to go on from.
@@ -130,7 +147,7 @@ def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) ->
         UserError: ``main.py`` failed; it has said why.
         Interrupted: a signal came; ``main.py`` has saved what it had.
     """
-    folder, n_epochs = flags.output / f"{name}-seed{seed}-on-{files.name.replace(' ', '-')}", n_epochs_of(name, flags)
+    folder, n_epochs = preset_folder(name, seed, files, flags), n_epochs_of(name, flags)
     command = [sys.executable, HERE / "main.py", "--preset", name, "--seed", seed, "--resume"]
     command += ["--checkpoint_dir", folder, "--data_folder", flags.data_folder, "--n_epochs", n_epochs]
     command += ["--train_data", flags.train_data, "--valid_data", flags.test_data, "--keep_checkpoints", 1]
@@ -138,17 +155,35 @@ def run_preset(name: str, seed: int, files: Files, flags: argparse.Namespace) ->
     code = run_interruptibly(list(map(str, command)))
     if code != 0:
         raise UserError(f"{name} with seed {seed} ended with exit code {code}; run the same line again to go on")
-    newest = max(folder.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime_ns)
-    epochs = read_rows(newest)[:n_epochs]
-    seconds = round(sum(float(epoch["seconds"]) for epoch in epochs), 1)
-    averages = "average" in preset_flags(name)
-    checkpoint = newest.with_name(MEAN) if averages else RunFolder(newest.parent).epoch_path(n_epochs - 1)
-    if checkpoint.exists():
-        return reported(ranked(checkpoint, files, flags.device)) | {"seconds": seconds}
+    epochs = read_rows(newest_run(folder) / "metrics.csv")[:n_epochs]
+    seconds = {"seconds": round(sum(float(epoch["seconds"]) for epoch in epochs), 1)}
+    if checkpoint := measured_checkpoint(name, seed, files, flags):
+        ranks = ranked(checkpoint, files, flags.device)
+        files.write_ranks(ranks_path, ranks, name, seed)
+        return reported(ranks) | seconds
     warn(f"{name}, seed {seed}, was trained for longer, so nothing is known of ties after epoch {n_epochs}")
-    return {"recall": float(epochs[-1][f"recall@{K}"]), "mrr": float(epochs[-1][f"mrr@{K}"]), "ties": ""} | {
-        "seconds": seconds
-    }
+    return {"recall": float(epochs[-1][f"recall@{K}"]), "mrr": float(epochs[-1][f"mrr@{K}"]), "ties": ""} | seconds
+
+
+def preset_folder(name: str, seed: int, files: Files, flags: argparse.Namespace) -> Path:
+    """The folder of the run folders of a preset."""
+    return flags.output / f"{name}-seed{seed}-on-{files.name.replace(' ', '-')}"
+
+
+def newest_run(folder: Path) -> Path | None:
+    """The run folder in it that was trained last; None where there is none."""
+    written = max(folder.glob("*/metrics.csv"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    return written and written.parent
+
+
+def measured_checkpoint(name: str, seed: int, files: Files, flags: argparse.Namespace) -> Path | None:
+    """The checkpoint of a preset that has been trained whose figures the table gives, if it is there."""
+    run = newest_run(preset_folder(name, seed, files, flags))
+    if run is None:
+        return None
+    averages = "average" in preset_flags(name)
+    path = run / MEAN if averages else RunFolder(run).epoch_path(n_epochs_of(name, flags) - 1)
+    return path if path.exists() else None
 
 
 def n_epochs_of(name: str, flags: argparse.Namespace) -> int:
@@ -188,16 +223,37 @@ def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
             n_epochs = n_epochs_of(row, flags) if is_preset else 0
             what = {"row": row, "seed": seed, "n_epochs": n_epochs, "files": files.name}
             result = next((each for each in results if each.items() >= what.items()), None)
+            ranks_path = flags.output / "ranks" / ranks_file_name(**what)
             if result is None:
-                found = run_preset(row, seed, files, flags) if is_preset else run_baseline(row, seed, files)
+                if is_preset:
+                    found = run_preset(row, seed, files, ranks_path, flags)
+                else:
+                    found = run_baseline(row, seed, files, ranks_path)
                 result = {name: (what | found)[name] for name in COLUMNS}
                 results.append(result)
                 write_csv(path, results)
+            elif not ranks_path.exists():
+                rank_again(row, seed, files, ranks_path, flags)
             by_half = " (ties by half)" if result["ties"] else ""
             print(f"{row}, seed {seed}: Recall@{K} {result['recall']:.4f}, MRR@{K} {result['mrr']:.4f}{by_half}")
             sys.stdout.flush()
             asked.append(result)
     return asked
+
+
+def rank_again(row: str, seed: int, files: Files, ranks_path: Path, flags: argparse.Namespace) -> None:
+    """Write the ranks of a row that was finished before, where its checkpoint is there."""
+    checkpoint = measured_checkpoint(row, seed, files, flags) if row in PRESETS else None
+    if checkpoint:
+        files.write_ranks(ranks_path, ranked(checkpoint, files, flags.device), row, seed)
+    else:
+        warn(f"no ranks of {row}, seed {seed}: it was finished before, and what could rank is gone")
+
+
+def ranks_file_name(row: str, seed: int, n_epochs: int, files: str) -> str:
+    """The name of the ranks file of a run, by what tells it from others in ``results.csv``."""
+    trained = (f"-seed{seed}" if seed else "") + (f"-epochs{n_epochs}" if n_epochs else "")
+    return f"{row}{trained}-on-{files}.parquet".replace(" ", "-")
 
 
 def parse_table_row(text: str) -> str:

@@ -103,6 +103,11 @@ class Clicks:
         line = None if self.line is None else self.line[which]
         return replace(self, session=self.session[which], item=self.item[which], time=self.time[which], line=line)
 
+    def session_ids(self, which: np.ndarray) -> np.ndarray:
+        """The session ids of the clicks that an index array picks: int64, or str as objects."""
+        ids = self.session[which]
+        return ids if self.session_names is None else self.session_names.to_numpy(zero_copy_only=False)[ids]
+
     def sorted(self) -> "Clicks":
         """The clicks by session (see ``session``), then by time; clicks of a session at one time keep their order."""
         later_session = self.session[1:] > self.session[:-1]

@@ -10,7 +10,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from evaluation import evaluate
 from runs.parameters import FREE_ON_RESUME
 from runs.restoring import restored, saved_parameters
 from runs.runfolder import EXAMPLE, MEAN, RunFolder, is_mean, read_checkpoint, write_checkpoint
@@ -55,7 +54,7 @@ def write_mean(run: TrainingRun, folder: RunFolder) -> None:
     mean, path = average([_checkpoint_of(epoch, run, folder) for epoch in epochs]), folder.path / MEAN
     write_checkpoint(path, mean)
     model, _ = restored(mean, p, path)
-    metrics = evaluate(model.to(run.device), run.valid_sessions, p.k_eval, p.tie_breaking)
+    metrics = run.evaluate(model.to(run.device))
     folder.write_mean_metrics(epochs, metrics)
     figures = " ".join(metrics.line(k) for k in p.k_eval)
     last = " ".join(f"{run.history[-1][f'recall@{k}']:.6f} {run.history[-1][f'mrr@{k}']:.6f}" for k in p.k_eval)

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 from evaluation import Metrics
 from runs.averaging import write_mean
+from runs.earlystopping import is_patience_over, kept_epoch, outcome
 from runs.interruption import StopRequest
 from runs.plot import learning_curves, try_to_write_picture
 from runs.runfolder import RunFolder, metrics_row
@@ -17,7 +18,8 @@ SAVE_SECONDS = 600  # how often to save within an epoch where --save_every does 
 
 
 def train_epochs(run: TrainingRun, folder: RunFolder) -> None:
-    """Train up to the last epoch; evaluate and save after each, and save within each; then average, if asked to.
+    """Train up to the last epoch, or till patience is over; evaluate and save after each, and save within each; then
+    average, if asked to.
 
     Raises:
         UserError: loss or weights became NaN or infinite, or a file cannot be written.
@@ -36,18 +38,24 @@ def train_epochs(run: TrainingRun, folder: RunFolder) -> None:
             run.history.append(metrics_row(epoch, done.loss, metrics, done.seconds, done.n_clicks))
             path = folder.write_checkpoint(run.checkpoint(epoch, within_epoch=None))
             if p.keep_checkpoints:
-                folder.delete_epochs_before(epoch + 1 - max(p.keep_checkpoints, p.average))
+                kept = kept_epoch(run.history, p)
+                folder.delete_epochs_before(epoch + 1 - max(p.keep_checkpoints, p.average), but=kept)
             folder.write_metrics(run.history)
             add_event(run.history[-1])
             draws = draws and _draw_metrics(run, folder)
             seconds_each = done.seconds + time.perf_counter() - trained_at
             print(f"{_epoch_line(run, metrics, seconds_each)} {path}", flush=True)
             run.progress = EpochProgress(epoch + 1)
+            if is_patience_over(run.history, p):
+                print(f"no better epoch for {p.patience}: stopped", flush=True)
+                break
             stop.raise_if_asked()
         if p.average:
             write_mean(run, folder)
             if p.keep_checkpoints:
                 folder.delete_epochs_before(p.n_epochs - p.keep_checkpoints)
+    if p.patience:
+        print(outcome(run.history, p, folder), flush=True)
 
 
 def _train_and_save_epoch(run: TrainingRun, folder: RunFolder, stop: StopRequest) -> None:

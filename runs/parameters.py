@@ -6,10 +6,11 @@ README's table follow from it.
 
 import argparse
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evaluation import TIE_BREAKING
+from evaluation import DEFAULT_METRICS, METRICS, TIE_BREAKING
 from faster.compilation import MODES as COMPILATION_MODES
 from lossfunction import LOSSES
 from optimizer import OPTIMIZERS
@@ -128,6 +129,7 @@ THEMES = {
         ),
         P("batch_size", 50, COUNT, "sessions trained side by side (lanes)"),
         P("n_epochs", 10, COUNT, "passes over the training sessions, in all"),
+        P("patience", 0, COUNT_OR_ZERO, "end after N epochs without a better MRR@K, K the smallest; 0: never"),
         P("seed", 22, SEED, "of initial weights, dropout and negative samples", aliases=("-seed",)),
         P("checkpoint_dir", "checkpoint", FOLDER, "folder that gets a folder for this run"),
         P(
@@ -174,6 +176,8 @@ THEMES = {
     "evaluation": (
         P("is_eval", False, SWITCH, "only evaluate --load_model on the validation file"),
         P("k_eval", [20], COUNT, "cutoffs K of Recall@K and MRR@K, one or more", several=True),
+        P("metrics", list(DEFAULT_METRICS), one_of(METRICS), f"one or more of {', '.join(METRICS)}", several=True),
+        P("ranks", None, FILE, "with --is_eval, also write the rank of every next click to this Parquet file"),
         P(
             "tie_breaking",
             "standard",
@@ -190,6 +194,7 @@ PARAMETERS = {parameter.name: parameter for theme in THEMES.values() for paramet
 NO_MATTER = (
     "preset",  # the parameters that it sets do
     "n_epochs",
+    "patience",
     "checkpoint_dir",
     "load_model",
     "resume",
@@ -202,7 +207,7 @@ NO_MATTER = (
     "deterministic",
 )
 FREE_ON_RESUME = (*NO_MATTER, "data_folder", "train_data")
-FREE_ON_EVALUATION = ("data_folder", "valid_data", "load_model", "is_eval", "device", "k_eval", "tie_breaking")
+FREE_ON_EVALUATION = "data_folder valid_data load_model is_eval device k_eval metrics ranks tie_breaking".split()
 
 
 def make_parser() -> FlagParser:
@@ -236,6 +241,9 @@ def parse_flags(argv: list[str] | None = None) -> dict[str, Any]:
     flags = vars(make_parser().parse_args(argv))
     if "k_eval" in flags:
         flags["k_eval"] = sorted(set().union(*flags["k_eval"]))
+    if "metrics" in flags:
+        named = set().union(*flags["metrics"])
+        flags["metrics"] = [name for name in METRICS if name in named]
     return flags
 
 
@@ -276,7 +284,7 @@ def resumed_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespac
     """The parameters of a checkpoint, with those flags that may differ from it.
 
     Raises:
-        UserError: a flag asks for another value than the one that the checkpoint was trained with.
+        UserError: a flag asks for another value than the one that the checkpoint was trained with, or for nonsense.
     """
     for name, value in flags.items():
         if name not in FREE_ON_RESUME and saved[name] != value:
@@ -307,7 +315,7 @@ def evaluation_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Names
     return _overridden(saved, flags, FREE_ON_EVALUATION)
 
 
-def _overridden(saved: dict[str, Any], flags: dict[str, Any], free: tuple[str, ...]) -> Namespace:
+def _overridden(saved: dict[str, Any], flags: dict[str, Any], free: Sequence[str]) -> Namespace:
     """Saved parameters with some flags in their place; the device is a matter of this machine."""
     return Namespace(**saved | {"device": None} | {name: flags[name] for name in free if name in flags})
 
@@ -360,6 +368,12 @@ def _refuse_contradictions(parameters: Namespace) -> None:
         raise UserError("--batch_size 1 without --n_sample has no negatives: raise one of them")
     if parameters.average == 1 or parameters.average > parameters.n_epochs:
         raise UserError(f"--average {parameters.average} is not from 2 to the {parameters.n_epochs} of --n_epochs")
+    if parameters.average and parameters.patience:
+        raise UserError(
+            "--average takes the last of all epochs, which --patience may not come to: leave one of them out"
+        )
+    if parameters.patience and "mrr" not in parameters.metrics:
+        raise UserError("--patience waits for a better MRR: add mrr to --metrics")
     if parameters.optimizer_type == "SparseAdam" and parameters.weight_decay:
         raise UserError("SparseAdam has no weight decay: use --optimizer_type Adam, or leave --weight_decay out")
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evaluation import METRICS
 from terminal.atomicfile import atomic_write
 from terminal.errors import UserError, warn
 
@@ -17,13 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 History = list[dict[str, Any]]  # a row of metrics.csv per epoch
-CURVES = {"train_loss": "training loss", "recall": "Recall", "mrr": "MRR"}  # of metrics.csv, without @K, to titles
+CURVES = {"train_loss": "training loss"} | METRICS  # columns of metrics.csv, without @K, to titles
 LINE_STYLES = ("-", "--", ":", "-.")
 NOT_INSTALLED = "matplotlib is not installed: pip install matplotlib"
 
 
 def learning_curves(runs: dict[str, History]) -> "Figure":
-    """Loss, Recall and MRR by epoch: a color per run, a line style per K.
+    """The loss and every metric by epoch: a color per run, a line style per K.
 
     Args:
         runs: the history of each run, an epoch at least, by what the legend calls it.
@@ -32,8 +33,9 @@ def learning_curves(runs: dict[str, History]) -> "Figure":
 
     columns = dict.fromkeys(column for history in runs.values() for column in history[0])
     cutoffs = list(dict.fromkeys(column.partition("@")[2] for column in columns if "@" in column))
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, len(CURVES)), CURVES.items(), strict=True):
+    curves = {name: title for name, title in CURVES.items() if any(c.partition("@")[0] == name for c in columns)}
+    figure = Figure(figsize=(4 * len(curves), 3.8), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
         for number, (run, history) in enumerate(runs.items()):
             for column in (column for column in history[0] if column.partition("@")[0] == name):
                 k = column.partition("@")[2]

@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -158,11 +158,11 @@ class RunFolder:
         """Where the checkpoint of an ended epoch is, or will be."""
         return self.path / f"model_{epoch:05d}.pt"
 
-    def delete_epochs_before(self, epoch: int) -> None:
-        """Delete the checkpoints of epochs that ended before this one."""
+    def delete_epochs_before(self, epoch: int, but: int | None = None) -> None:
+        """Delete the checkpoints of epochs that ended before this one, but not that of epoch ``but``."""
         for path in self.path.glob("model_*.pt"):
             number = path.stem.removeprefix("model_")
-            if number.isdecimal() and int(number) < epoch:
+            if number.isdecimal() and int(number) < epoch and int(number) != but:
                 path.unlink(missing_ok=True)
 
 
@@ -188,16 +188,14 @@ def _said(epochs: range) -> str:
 
 def figures(metrics: Metrics) -> dict[str, float]:
     """The figures of an evaluation by the names of their columns."""
-    return {
-        f"{name}@{k}": of_k[k]
-        for k in metrics.recall
-        for name, of_k in (("recall", metrics.recall), ("mrr", metrics.mrr))
-    }
+    ks = next(iter(metrics.figures.values()))
+    return {f"{name}@{k}": by_k[k] for k in ks for name, by_k in metrics.figures.items()}
 
 
-def metrics_columns(ks: list[int]) -> list[str]:
+def metrics_columns(ks: list[int], metrics: Iterable[str]) -> list[str]:
     """The columns of ``metrics.csv``."""
-    figures = [f"{name}@{k}" for k in ks for name in ("recall", "mrr")]
+    names = tuple(metrics)
+    figures = [f"{name}@{k}" for k in ks for name in names]
     return ["epoch", "train_loss", *figures, "seconds", "clicks_per_second"]
 
 

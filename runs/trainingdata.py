@@ -96,7 +96,7 @@ def data_file(folder: str, name: str) -> Path:
 
 
 def read_valid_sessions(path: Path, index: ItemIndex, with_times: bool = False) -> Sessions:
-    """The sessions to evaluate on; clicks on items that training never saw are dropped, with a warning.
+    """The sessions to evaluate on, with their ids; clicks on items that training never saw are dropped, with a warning.
 
     Raises:
         UserError: the file is unusable, or nothing is left of it.
@@ -106,7 +106,7 @@ def read_valid_sessions(path: Path, index: ItemIndex, with_times: bool = False) 
 
 def valid_sessions(clicks: Clicks, index: ItemIndex, path: Path, with_times: bool = False) -> Sessions:
     """As :func:`read_valid_sessions`, of clicks that have been read from the path."""
-    sessions, n_dropped = encode_sessions(clicks, index, with_times=with_times)
+    sessions, n_dropped = encode_sessions(clicks, index, with_times=with_times, with_ids=True)
     if n_dropped:
         warn(f"{path}: dropped {n_dropped:,} clicks on items that training never saw, or alone in a session after that")
     if len(sessions) == 0:

@@ -112,13 +112,16 @@ class TrainingRun:
         )
 
     @memory_for(EVALUATING)
-    def evaluate(self) -> Metrics:
-        """Recall@K and MRR@K on the validation sessions.
+    def evaluate(self, model: GRU4Rec | None = None) -> Metrics:
+        """The metrics that are asked for, on the validation sessions, of the run's model or of another one.
 
         Raises:
             FloatingPointError: a weight is NaN or infinite.
         """
-        return evaluate(self.model, self.valid_sessions, self.parameters.k_eval, self.parameters.tie_breaking)
+        p = self.parameters
+        return evaluate(
+            model or self.model, self.valid_sessions, p.k_eval, p.tie_breaking, metrics=p.metrics, support=self.support
+        )
 
     def checkpoint(self, epoch: int, within_epoch: EpochProgress | None) -> dict[str, Any]:
         """All of :data:`runs.runfolder.CONTENT` but the version."""
@@ -182,7 +185,8 @@ class TrainingRun:
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             self.history = checkpoint["history"]
-            if any(list(row) != metrics_columns(self.parameters.k_eval) for row in self.history):
+            columns = metrics_columns(self.parameters.k_eval, self.parameters.metrics)
+            if any(list(row) != columns for row in self.history):
                 raise ValueError("its history has other columns")
             if checkpoint["within_epoch"] is None:
                 self.progress = EpochProgress(checkpoint["epoch"] + 1)

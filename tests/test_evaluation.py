@@ -1,5 +1,7 @@
 """Ranks and metrics against a loop over events, with ties, whatever the batch size."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evaluation import (
+    METRICS,
     Metrics,
     evaluate,
     metrics_of_ranks,
     rank_by_every_tie_breaking,
+    rank_by_model,
     rank_next_clicks,
     ranks_of_targets,
     tie_breaking_to_report,
@@ -135,6 +139,55 @@ def test_evaluation_is_that_of_a_loop_whatever_the_batch_size(batch_size, tie_br
         assert metrics.recall[k] == np.mean(ranks <= k)
         assert metrics.mrr[k] == pytest.approx(np.mean(np.where(ranks <= k, 1 / ranks, 0)))
     assert model.training
+
+
+def random_model(seed=0):
+    torch.manual_seed(seed)
+    return GRU4Rec(15, hidden_size=4, num_layers=2, final_act="linear", sigma=1.0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_ranks_are_in_the_order_of_sessions_and_positions(batch_size):
+    model, sessions = random_model().eval(), random_sessions(1)
+    encoded, _ = make_sessions(sessions)
+    ranks = rank_by_model(model, encoded, batch_size=batch_size)
+    assert ranks.tolist() == ranks_event_by_event(model, sessions, "standard").tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_all_metrics_are_those_of_a_loop(batch_size):
+    """With the definitions of session-rec for what looks at lists: Coverage, and Popularity by the largest support."""
+    model, sessions, ks = random_model().eval(), random_sessions(2), (1, 3, 10)
+    encoded, index = make_sessions(sessions)
+    support = torch.randint(1, 50, (len(index),), generator=torch.Generator().manual_seed(1))
+    lists, ranks = [], []
+    for session in sessions:
+        hidden = torch.zeros(model.num_layers, 1, model.hidden_size)
+        for click, next_click in zip(session[:-1], session[1:], strict=True):
+            scores, hidden = model.score_all(torch.tensor([click]), hidden, torch.tensor([False]))
+            order = sorted(range(15), key=lambda item: -scores[0, item].item())
+            lists.append(order)
+            ranks.append(1 + order.index(next_click))
+    popularity = [n / max(support.tolist()) for n in support.tolist()]
+    expected = {
+        "recall": {k: sum(rank <= k for rank in ranks) / len(ranks) for k in ks},
+        "mrr": {k: sum(1 / rank for rank in ranks if rank <= k) / len(ranks) for k in ks},
+        "ndcg": {k: sum(1 / math.log2(1 + rank) for rank in ranks if rank <= k) / len(ranks) for k in ks},
+        "coverage": {k: len({item for order in lists for item in order[:k]}) / 15 for k in ks},
+        "popularity": {k: np.mean([np.mean([popularity[i] for i in order[:k]]) for order in lists]) for k in ks},
+    }
+    metrics = evaluate(model, encoded, ks, batch_size=batch_size, metrics=list(METRICS), support=support)
+    assert list(metrics.figures) == list(expected)
+    for name, by_k in expected.items():
+        assert metrics.figures[name] == pytest.approx(by_k)
+    few = evaluate(model, encoded, ks, batch_size=batch_size, metrics=["ndcg", "popularity"], support=support)
+    assert few.figures == {name: metrics.figures[name] for name in ("ndcg", "popularity")}
+    assert few.line(3).startswith("NDCG@3: 0.")
+
+
+def test_lists_without_support_are_refused():
+    with pytest.raises(ValueError, match="coverage need the support"):
+        evaluate(random_model(), make_sessions(random_sessions())[0], metrics=["coverage"])
 
 
 def test_a_broken_model_is_not_called_perfect():

@@ -1,4 +1,4 @@
-"""Random damage to click files and checkpoints: a right result or a clear refusal, never anything else.
+"""Random damage to click files, checkpoints and ranks files: a right result or a clear refusal, never anything else.
 
 FUZZ_CASES sets how many cases each test tries; ``make test-long`` tries ten thousand.
 """
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from clicks.clickfile import read_clicks, read_raw_clicks, write_click_files
 from clicks.clicklog import LogFormat, read_log
 from clicks.synthetic import synthetic_clicks
+from comparison.ranksfile import RankedClicks, read_ranks, write_ranks
 from preprocessing import TRAIN_ONLY, VALID, split
 from runs import runfolder
 from runs.parameters import resumed_parameters, training_parameters
@@ -207,6 +208,33 @@ def places(value, path=()):
     for key, part in items:
         yield (*path, key)
         yield from places(part, (*path, key))
+
+
+@fuzz
+@given(st.integers(0, 10**6), st.integers(1, 255), st.sampled_from(["flip", "cut", "insert"]))
+def test_damaged_bytes_of_a_ranks_file(tmp_path_factory, place, value, damage):
+    path = tmp_path_factory.mktemp("fuzz") / "ranks.parquet"
+    numbers = np.arange(300)
+    write_ranks(
+        path, RankedClicks(numbers, np.ones_like(numbers), numbers, numbers, numbers % 7 + 1.0, numbers, 7, "x")
+    )
+    expected = read_ranks(path)
+    content = bytearray(path.read_bytes())
+    place %= len(content)
+    if damage == "flip":
+        content[place] ^= value
+    elif damage == "cut":
+        del content[place:]
+    else:
+        content[place:place] = bytes([value])
+    path.write_bytes(content)
+    try:
+        ranked = read_ranks(path)
+    except UserError as error:
+        one_sentence(error, path)
+    else:
+        for name in ("session", "position", "item", "target", "rank", "support"):
+            assert np.array_equal(getattr(ranked, name), getattr(expected, name))
 
 
 @fuzz

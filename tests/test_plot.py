@@ -3,11 +3,14 @@
 import csv
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
+from comparison.compare import Estimate
+from comparison.report import picture
 from main import run
 from runs.parameters import parse_flags
 from runs.plot import bars, learning_curves, write_picture
@@ -60,6 +63,40 @@ def test_the_legend_has_what_there_is_to_tell_apart():
     one, several = (learning_curves({"a": history(2, *ks)}) for ks in ((20,), (5, 20)))
     assert [axes.get_title() for axes in one.axes] == ["training loss", "Recall@20", "MRR@20"]
     assert [axes.get_title() for axes in several.axes] == ["training loss", "Recall", "MRR"]
+
+
+def test_a_metric_that_was_asked_for_has_a_picture_and_others_have_none():
+    rows = [{"epoch": 0, "train_loss": 0.5, "ndcg@20": 0.1, "coverage@20": 0.7, "seconds": 1.0}]
+    assert [axes.get_title() for axes in learning_curves({"a": rows}).axes] == [
+        "training loss",
+        "NDCG@20",
+        "Coverage@20",
+    ]
+
+
+def test_a_comparison_is_drawn_with_its_intervals():
+    """Dots are figures and differences, lines their intervals, as far as there are some; of the first cutoff."""
+    common = {"n_next_clicks": 90, "metric": "recall", "k": 5}
+    whole, group = ({"by": by, "group": label, "n_sessions": n} for by, label, n in (("all", "", 40), ("x", "1", 9)))
+    estimates = [
+        Estimate(**common, **whole, name="a", minus="", value=0.5, low=0.4, high=0.6),
+        Estimate(**common, **whole, name="b", minus="", value=0.7, low=0.6, high=0.8),
+        Estimate(**common, **whole, name="b", minus="a", value=0.2, low=0.1, high=0.3, p=0.01, p_holm=0.01),
+        Estimate(**common, **group, name="b", minus="a", value=0.1, low=np.nan, high=np.nan),
+    ]
+    estimates += [replace(each, k=20, value=0.9) for each in estimates]
+    figures, differences = picture(estimates).axes
+    assert figures.get_title() == "Recall@5"
+    assert [label.get_text() for label in figures.get_yticklabels()] == ["a", "b"]
+    assert figures.lines[0].get_xydata().tolist() == [[0.5, 0], [0.7, 1]]
+    assert [part.tolist() for part in figures.collections[0].get_segments()] == [
+        [[0.4, 0], [0.6, 0]],
+        [[0.6, 1], [0.8, 1]],
+    ]
+    assert [label.get_text() for label in differences.get_yticklabels()] == ["all", "x: 1"]
+    assert differences.lines[0].get_xydata().tolist() == [[0.2, 0], [0.1, 1]]
+    assert differences.collections[0].get_segments()[0].tolist() == [[0.1, 0], [0.3, 0]]
+    assert len(picture(estimates[:1]).axes) == 1
 
 
 def test_bars_have_the_mean_and_dots_the_values():

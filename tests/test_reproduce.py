@@ -2,14 +2,16 @@
 
 import csv
 
+import numpy as np
 import pytest
 import torch
 
 from baselines.published import Popularity
 from baselines.registry import fit_row
 from clicks.datasets import DATASETS, YOOCHOOSE
+from comparison.ranksfile import read_ranks
 from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID
-from reproduce import Files, ranked, reported, rows_of
+from reproduce import Files, ranked, ranks_file_name, reported, rows_of
 from runs.figures import COLUMNS, markdown_table, read_results
 from runs.parameters import parse_flags, training_parameters
 from runs.runfolder import write_checkpoint
@@ -127,6 +129,15 @@ def test_rows_are_run_once_and_added_later(prepared, run_script, tmp_path):
     assert rows == expected
     models = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")}
     assert len(models) == 2
+    ranks = {path.name: read_ranks(path) for path in (tmp_path / "out" / "ranks").iterdir()}
+    results = read_results(tmp_path / "out" / "results.csv")
+    assert {(each.name, each.seed or 0) for each in ranks.values()} == {(row["row"], row["seed"]) for row in results}
+    for row in results:
+        of_row = ranks[ranks_file_name(row["row"], row["seed"], row["n_epochs"], row["files"])]
+        assert (of_row.rank <= 20).mean() == pytest.approx(row["recall"], abs=1e-12)
+        assert np.where(of_row.rank <= 20, 1 / of_row.rank, 0).mean() == pytest.approx(row["mrr"], abs=1e-12)
+    for path in (tmp_path / "out" / "ranks").iterdir():
+        path.unlink()
 
     second = run_script("reproduce.py", *prepared, "--rows", "S-POP", "iclr2016-top1-100", "--seeds", 2)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")} == models
@@ -134,6 +145,14 @@ def test_rows_are_run_once_and_added_later(prepared, run_script, tmp_path):
         "| S-POP (ties by half)",
         "| iclr2016-top1-100",
     ]
+    # Of rows that were finished before, there are new ranks where there is a model.
+    assert {path.name.partition("-on-")[0] for path in (tmp_path / "out" / "ranks").iterdir()} == {
+        "S-POP",
+        "iclr2016-top1-100-seed1-epochs1",
+        "iclr2016-top1-100-seed2-epochs1",
+    }
+    pop = run_script("reproduce.py", *prepared, "--rows", "POP")
+    assert pop.stderr == "warning: no ranks of POP, seed 0: it was finished before, and what could rank is gone\n"
     longer = run_script("reproduce.py", *prepared, "--rows", "iclr2016-top1-100", "--n_epochs", 2)
     assert "| 1 |" in longer.stdout
     assert len(list((tmp_path / "out").rglob("model_00001.pt"))) == 1

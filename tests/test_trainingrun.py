@@ -78,6 +78,8 @@ NO_CHANGES = [
     ("", ""),
     ("", "--k_eval 3 5"),
     ("", "--tie_breaking median"),
+    ("", "--metrics ndcg coverage popularity"),
+    ("", "--patience 1"),
     ("", "--save_every 3"),
     ("--loss_type CrossEntropy", "--loss_type CrossEntropy --final_act softmax_logit"),
     ("--optimizer_type Adam", "--optimizer_type SparseAdam"),

@@ -18,7 +18,7 @@ from runs.parameters import THEMES
 from runs.plot import NOT_INSTALLED, bars, write_picture
 from terminal.atomicfile import atomic_write
 from terminal.flags import FlagParser
-from tools import average, benchmark, plot, synthetic
+from tools import average, benchmark, compare, plot, synthetic
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -31,6 +31,7 @@ OTHERS = {  # command to parser
     "tune.py": tune.make_parser,
     "python -m tools.average": average.make_parser,
     "python -m tools.benchmark": benchmark.make_parser,
+    "python -m tools.compare": compare.make_parser,
     "python -m tools.plot": plot.make_parser,
     "python -m tools.synthetic": synthetic.make_parser,
 }
