@@ -3,9 +3,9 @@
 A row is a next click; the rows of a session are together, in the order of its clicks. Columns: ``SessionID``,
 ``Position`` of the click that is the input in its session, from 1, ``ItemID``, its item, ``TargetID``, the item that
 was clicked next, the ``Rank`` of that one among all items, 1 for the best (a half where ties are counted by half, and
-infinite where it got no score), and ``Support``, how often it was clicked in training. Ids are those of the click files,
-integers or text. What holds for all rows is in the file's metadata, as JSON under the key ``ranks``: ``version``,
-``n_items``, ``tie_breaking``, ``name`` and ``seed``, where there are some, and a ``checksum`` of it all.
+infinite where it got no score), and ``Support``, how often it was clicked in training. Ids are those of the click
+files, integers or text. What holds for all rows is in the file's metadata, as JSON under the key ``ranks``:
+``version``, ``n_items``, ``tie_breaking``, ``name`` and ``seed``, where there are some, and a ``checksum`` of it all.
 """
 
 import hashlib
