@@ -262,7 +262,7 @@ def test_advice_has_an_effect(said, checkpoint, data_folder, tmp_path, monkeypat
         patch.setattr("runs.trainingrun.evaluate", out_of_memory)
         assert flags_in(said(main, *new, "--n_epochs", 1)) == ["--device"]
     with monkeypatch.context() as patch:
-        patch.setattr("main.evaluate", out_of_memory)
+        patch.setattr("main.rank_by_model", out_of_memory)
         assert flags_in(said(main, "--is_eval", "--load_model", checkpoint)) == ["--device"]
     with monkeypatch.context() as patch:
         patch.setattr("runs.trainingdata.read_session_clicks", out_of_memory)
