@@ -15,7 +15,7 @@ demo: .venv/installed
 	$(BIN)/python -m tools.demo
 
 test: .venv/installed-tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 test-oldest: .venv-oldest/installed-tests
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto

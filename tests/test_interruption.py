@@ -15,9 +15,12 @@ import pytest
 import torch
 from conftest import ENVIRONMENT, ROOT, command_of, copy_code
 
+import main
 from clicks.prepared import RECORD
 from preprocessing import TRAIN_ONLY, VALID
 from runs.interruption import Interrupted, StopRequest
+from runs.parameters import parse_flags
+from terminal.errors import UserError
 
 SETTING = (
     "--loss_type CrossEntropy --constrained_embedding --hidden_size 8 --batch_size 8 --dropout_hidden 0.3 --lr 0.1 "
@@ -77,7 +80,8 @@ def uninterrupted(data, tmp_path_factory):
     return final_state(run)
 
 
-def test_a_run_killed_a_dozen_times_ends_as_if_it_never_was(data, uninterrupted, tmp_path):
+@pytest.mark.parametrize("n_kills", [5, pytest.param(12, marks=pytest.mark.long)])
+def test_a_run_killed_many_times_ends_as_if_it_never_was(data, uninterrupted, tmp_path, n_kills):
     rng = random.Random(20)
     line = [*SETTING, "--data_folder", data, "--resume"]
     expected_code = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
@@ -85,7 +89,7 @@ def test_a_run_killed_a_dozen_times_ends_as_if_it_never_was(data, uninterrupted,
     for _ in range(60):
         process = start(tmp_path, *line)
         wait_for_training(process)
-        if kills < 12:
+        if kills < n_kills:
             how = rng.choice(list(expected_code))
             time.sleep(rng.uniform(0, 0.25))
             process.send_signal(how)
@@ -99,7 +103,7 @@ def test_a_run_killed_a_dozen_times_ends_as_if_it_never_was(data, uninterrupted,
             process.communicate(timeout=240)
         assert process.returncode == 0
         break
-    assert kills == 12, f"only {kills} kills: the run is too short for this test"
+    assert kills == n_kills, f"only {kills} kills: the run is too short for this test"
     assert stops > 0
     runs = list((tmp_path / "checkpoint").iterdir())
     (run,) = [run for run in runs if (run / "model_00002.pt").exists()]
@@ -129,7 +133,7 @@ def test_a_signal_saves_and_says_how_to_go_on(data, uninterrupted, tmp_path):
     assert all(torch.equal(tensors[name], uninterrupted[0][name]) for name in tensors)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_signal_reaches_what_reproduce_trains_and_lets_it_save(data, tmp_path, how):
     # With 1000 units the epoch takes seconds, so that the signal comes within it.
     line = ["--data_folder", data, "--rows", "iclr2016-xe-1000", "--n_epochs", 1, "--device", "cpu"]
@@ -164,23 +168,26 @@ def test_resume_passes_over_a_damaged_checkpoint(data, uninterrupted, tmp_path):
     assert all(torch.equal(tensors[name], uninterrupted[0][name]) for name in tensors)
 
 
-def test_resume_tells_experiments_apart(data, tmp_path):
+def test_resume_tells_experiments_apart(data, tmp_path, monkeypatch, capsys):
     """Other parameters, named or not, start a run of their own; the same ones go on, whatever else is in the folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def printed_by(line):
+        assert main.run(parse_flags(list(map(str, line)))) == 0
+        return capsys.readouterr().out
+
     one = [*SETTING, "--data_folder", data, "--resume", "--n_epochs", 1]
     other = [*one, "--lr", 0.5]
     unnamed = ["--data_folder", data, "--resume", "--n_epochs", 1, "--hidden_size", 4]
     for line in (one, other, unnamed):
-        printed, _ = finish(start(tmp_path, *line))
-        assert "no checkpoint with these parameters in checkpoint: starting anew" in printed
+        assert "no checkpoint with these parameters in checkpoint: starting anew" in printed_by(line)
     assert len(list((tmp_path / "checkpoint").iterdir())) == 3
     for line in (one, other, unnamed):
-        printed, _ = finish(start(tmp_path, *line))
-        assert "1 of 1 epochs are done" in printed
-    printed, _ = finish(start(tmp_path, *one, "--n_epochs", 2))
-    assert printed.startswith("going on from checkpoint/")
+        assert "1 of 1 epochs are done" in printed_by(line)
+    assert printed_by([*one, "--n_epochs", 2]).startswith("going on from checkpoint/")
     assert len(list((tmp_path / "checkpoint").glob("*/model_00001.pt"))) == 1
-    _, complaints = finish(start(tmp_path, *one, "--load_model", "x.pt"), expect=2)
-    assert "--resume finds the checkpoint by itself" in complaints
+    with pytest.raises(UserError, match="--resume finds the checkpoint by itself"):
+        printed_by([*one, "--load_model", "x.pt"])
 
 
 def test_resume_does_not_take_a_run_on_other_clicks_for_done(data, tmp_path):

@@ -97,8 +97,11 @@ def test_train_evaluate_and_what_a_run_leaves(prepared, run_script, tmp_path):
     "setting",
     [
         SETTING,
-        ["--device", "cpu", "--n_epochs", "9"],
-        "--loss_type BPR-max --num_layers 2 --embedding_dim 8 --hidden_size 8 --optimizer_type Adam".split(),
+        pytest.param(["--device", "cpu", "--n_epochs", "9"], marks=pytest.mark.long),
+        pytest.param(
+            "--loss_type BPR-max --num_layers 2 --embedding_dim 8 --hidden_size 8 --optimizer_type Adam".split(),
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["shared", "default", "two layers"],
 )
@@ -197,7 +200,7 @@ def test_a_mistake_ends_a_script_with_its_sentence_alone_and_code_2(run_script, 
 def test_refusing_a_file_never_ends_in_an_abort(run_script, tmp_path):
     """Arrow's threads must have nothing of Python's in their hands when the interpreter ends."""
     (tmp_path / TRAIN_ONLY).write_text("SessionID,ItemID,Time\n")
-    for _ in range(5):
+    for _ in range(3):
         process = run_script("main.py", "--data_folder", ".", expect=2)
         assert process.stderr == f"error: {TRAIN_ONLY} holds no clicks\n"
 
