@@ -59,9 +59,8 @@ class Files:
 
     @memory_for(READING)
     def __init__(self, folder: Path, train_data: str, test_data: str):
-        test_file = data_file(str(folder), test_data)
-        clicks = read_session_clicks(data_file(str(folder), train_data))
-        test_clicks = read_session_clicks(test_file)
+        train_file, test_file = (data_file(str(folder), name) for name in (train_data, test_data))
+        clicks, test_clicks = read_session_clicks(train_file), read_session_clicks(test_file)
         self.index = ItemIndex.of(clicks)
         self.train, _ = encode_sessions(clicks, self.index)
         self.test = valid_sessions(test_clicks, self.index, test_file)

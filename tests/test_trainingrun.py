@@ -134,7 +134,7 @@ def test_clicks_that_are_left_out_are_told(capsys):
 
 def test_a_percent_may_be_left_out_without_a_warning(capsys):
     left_out = {}
-    for n_short in range(200, 300, 8):
+    for n_short in range(200, 300, 15):
         run, said = told(capsys, [4] * n_short + [10], "")
         n_all = run.sessions.n_next_clicks
         left_out[n_short] = n_all - run.n_next_clicks > n_all / 100
