@@ -68,8 +68,7 @@ class Files:
     @memory_for(READING)
     def __init__(self, folder: Path, train_data: str, test_data: str):
         train_file, test_file = (data_file(str(folder), name) for name in (train_data, test_data))
-        clicks = read_session_clicks(train_file)
-        test_clicks = read_session_clicks(test_file)
+        clicks, test_clicks = read_session_clicks(train_file), read_session_clicks(test_file)
         self.index = ItemIndex.of(clicks)
         self.train, _ = encode_sessions(clicks, self.index, with_times=True)
         self.test = valid_sessions(test_clicks, self.index, test_file, with_times=True)

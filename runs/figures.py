@@ -19,7 +19,7 @@ COLUMNS = {
     "ties": str,  # what Recall and MRR are without and with all tied items above the next click, where it matters
 }
 TIES_BY_HALF = (
-    f"Ties by half: often other items score as high as the next click, and half of them are counted above it. "
+    f"† Ties by half: often other items score as high as the next click, and half of them are counted above it. "
     f"Recall@{K} / MRR@{K} with none of them above it, to all of them:"
 )
 Result = dict[str, Any]  # a row of results.csv: COLUMNS to values
@@ -53,7 +53,7 @@ def spread(values: list[float]) -> str:
 
 
 def markdown_table(results: list[Result], protocol: str, published: dict[str, tuple[float, float]] | None) -> str:
-    """The results as a Markdown table; where ties matter, the row and a line behind the table say so.
+    """The results as a Markdown table; where ties matter, a mark and a line behind the table say so.
 
     Args:
         protocol: a sentence on the files, which stands above it.
@@ -65,8 +65,8 @@ def markdown_table(results: list[Result], protocol: str, published: dict[str, tu
     for row in dict.fromkeys(result["row"] for result in results):
         runs = [result for result in results if result["row"] == row]
         recall, mrr, seconds = ([run[name] for run in runs] for name in ("recall", "mrr", "seconds"))
-        tied = any(run["ties"] for run in runs)
-        cells = [f"{row} (ties by half)" if tied else row, spread(recall), spread(mrr)]
+        mark = "†" if any(run["ties"] for run in runs) else ""
+        cells = [row, spread(recall) + mark, spread(mrr) + mark]
         if published is not None and row in published:
             published_recall, published_mrr = published[row]
             differences = statistics.mean(recall) - published_recall, statistics.mean(mrr) - published_mrr

@@ -1,11 +1,15 @@
 """The table: every asked row is run once, and published figures stand beside measured ones only where they compare."""
 
 import csv
+import random
+from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import reproduce
 from baselines.published import Popularity
 from baselines.registry import fit_row
 from clicks.datasets import DATASETS, YOOCHOOSE
@@ -61,8 +65,8 @@ def test_the_table_says_where_ties_matter():
         zip(COLUMNS, ("VS-KNN k=9", 0, 0, "9 5", 0.64, 0.31, 1.0, "0.6700 / 0.3300 to 0.6300 / 0.3000"), strict=True)
     )
     lines = markdown_table([*RESULTS, tied], "P.", published=None).splitlines()
-    assert "| VS-KNN k=9 (ties by half) | 0.6400 | 0.3100 | 1 | 1 |" in lines
-    assert lines[-1].startswith("Ties by half: often other items score as high")
+    assert "| VS-KNN k=9 | 0.6400† | 0.3100† | 1 | 1 |" in lines
+    assert lines[-1].startswith("† Ties by half: often other items score as high")
     assert lines[-1].endswith("to all of them: VS-KNN k=9 0.6700 / 0.3300 to 0.6300 / 0.3000.")
 
 
@@ -142,7 +146,7 @@ def test_rows_are_run_once_and_added_later(prepared, run_script, tmp_path):
     second = run_script("reproduce.py", *prepared, "--rows", "S-POP", "iclr2016-top1-100", "--seeds", 2)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.pt")} == models
     assert [line.split(" | ")[0] for line in second.stdout.splitlines() if line.startswith("| ")][2:] == [
-        "| S-POP (ties by half)",
+        "| S-POP",
         "| iclr2016-top1-100",
     ]
     # Of rows that were finished before, there are new ranks where there is a model.
@@ -185,6 +189,79 @@ def test_other_clicks_in_the_same_folder_are_trained_on_anew(prepared, run_scrip
     (anew,) = read_results(tmp_path / "anew" / "results.csv")
     assert second | {"seconds": 0} == anew | {"seconds": 0}
     assert second["recall"] != first["recall"]
+
+
+@pytest.fixture
+def table(data_folder, tmp_path):
+    """Run rows in this process, on a copy of the files that may have its items shuffled."""
+
+    def run(*rows, seeds=1, shuffled=None):
+        names = {"train_data": TRAIN_ONLY, "test_data": VALID}
+        for name in names.values():
+            content = (data_folder / name).read_text()
+            (tmp_path / name).write_text(with_shuffled_items(content) if name == shuffled else content)
+        flags = Namespace(
+            data_folder=tmp_path, output=tmp_path, rows=rows, seeds=seeds, n_epochs=3, device=None, **names
+        )
+        return reproduce.run_rows(Files(tmp_path, TRAIN_ONLY, VALID), flags)
+
+    return run
+
+
+def with_shuffled_items(content):
+    """A file with its items shuffled among its clicks, so that all counts stay the same."""
+    header, *rows = [line.split(",") for line in content.splitlines()]
+    items = [row[1] for row in rows]
+    random.Random(1).shuffle(items)
+    return "\n".join(map(",".join, [header, *([row[0], item, row[2]] for row, item in zip(rows, items, strict=True))]))
+
+
+@pytest.mark.parametrize("name", [TRAIN_ONLY, VALID])
+def test_files_of_the_same_counts_are_told_apart(table, name, tmp_path):
+    (first,) = table("Markov chain")
+    (second,) = table("Markov chain", shuffled=name)
+    assert first["mrr"] > 1.2 * second["mrr"]
+    assert table("Markov chain") == [first]
+    assert table("Markov chain", shuffled=name) == [second]
+    assert read_results(tmp_path / "results.csv") == [first, second]
+
+
+def test_figures_of_an_earlier_version_stay_and_are_not_taken(table, tmp_path, capsys):
+    before = dict(zip(COLUMNS, ("POP", 0, 0, "622 59", 0.9, 0.9, 1.0, ""), strict=True))
+    write_csv(tmp_path / "results.csv", [before])
+    (result,) = table("POP")
+    assert "results.csv has rows of an earlier version" in capsys.readouterr().err
+    assert result["recall"] != 0.9
+    assert read_results(tmp_path / "results.csv") == [before, result]
+
+
+def test_seeded_baselines_are_run_with_every_seed(table):
+    results = table("BPR-MF", "POP", seeds=3)
+    assert [(result["row"], result["seed"]) for result in results] == [*(("BPR-MF", n) for n in (1, 2, 3)), ("POP", 0)]
+    assert len({(result["recall"], result["mrr"]) for result in results[:3]}) > 1
+
+
+def test_the_figures_of_a_preset_are_those_of_its_last_epoch(table, tmp_path, monkeypatch):
+    """Not of the best one: that would be chosen on the test file."""
+
+    def trained(command):
+        folder = Path(command[command.index("--checkpoint_dir") + 1]) / "07240927"
+        folder.mkdir(parents=True)
+        epochs = [(0.1, 0.01), (0.9, 0.09), (0.5, 0.05), (0.7, 0.07)]  # a fourth, of a run before with more of them
+        rows = [{"epoch": n, "recall@20": r, "mrr@20": m, "seconds": 2} for n, (r, m) in enumerate(epochs)]
+        write_csv(folder / "metrics.csv", rows)
+        return 0
+
+    monkeypatch.setattr(reproduce, "run_interruptibly", trained)
+    (result,) = table("iclr2016-top1-100")
+    assert (result["recall"], result["mrr"], result["seconds"]) == (0.5, 0.05, 6)
+
+
+def test_a_test_file_without_known_items_is_refused(tmp_path, data_folder):
+    (tmp_path / TRAIN_ONLY).write_text((data_folder / TRAIN_ONLY).read_text())
+    (tmp_path / VALID).write_text("SessionID,ItemID,Time\n1,-1,5\n1,-2,6\n")
+    with pytest.raises(UserError, match=f"{VALID} has no items in common with the training data"):
+        Files(tmp_path, TRAIN_ONLY, VALID)
 
 
 def test_a_row_that_fails_is_named(prepared, run_script):

@@ -167,6 +167,59 @@ def test_a_study_refuses_what_it_was_not_made_with(tuned, made_up, data_folder, 
     assert len(tune.open_study(tmp_path / "study.db").trials) == 2
 
 
+def copied(data_folder, folder, swapped):
+    """A copy of the prepared files, with two clicks of one of them in each other's place."""
+    folder.mkdir()
+    for name in (TRAIN_ONLY, VALID, TRAIN_FULL, TEST):
+        header, *rows = [line.split(",") for line in (data_folder / name).read_text().splitlines()]
+        if name == swapped:
+            other = next(i for i in range(len(rows)) if rows[i][1] != rows[0][1])
+            rows[0][1], rows[other][1] = rows[other][1], rows[0][1]
+        (folder / name).write_text("\n".join(map(",".join, [header, *rows])) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("swapped", [TRAIN_ONLY, VALID])
+def test_a_study_refuses_other_clicks_of_the_same_counts(tuned, made_up, data_folder, tmp_path, swapped):
+    made_up(lambda parameters: [0.5])
+    tuned("--n_trials", 1)
+    tuned("--n_trials", 2, folder=copied(data_folder, tmp_path / "same", swapped=None))
+    with pytest.raises(UserError, match="checksums was .* name another file with --study"):
+        tuned("--n_trials", 3, folder=copied(data_folder, tmp_path / "other", swapped))
+    assert len(tune.open_study(tmp_path / "study.db").trials) == 2
+
+
+def test_a_study_of_an_earlier_version_goes_on_with_a_warning_and_takes_note(
+    tuned, made_up, data_folder, tmp_path, capsys
+):
+    made_up(lambda parameters: [0.5])
+    tuned("--n_trials", 1)
+    study = tune.open_study(tmp_path / "study.db")
+    made_with = study.user_attrs["made_with"]
+    study.set_user_attr("made_with", {name: value for name, value in made_with.items() if name != "checksums"})
+    capsys.readouterr()
+    assert len(tuned("--n_trials", 2)) == 2
+    assert "study.db was begun by an earlier version" in capsys.readouterr().err
+    assert study.user_attrs["made_with"] == made_with
+    with pytest.raises(UserError, match="checksums was"):
+        tuned("--n_trials", 3, folder=copied(data_folder, tmp_path / "other", VALID))
+
+
+def test_another_test_file_is_measured_anew(tuned, made_up, data_folder, tmp_path, capsys):
+    figures = iter([0.5, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8])
+    made_up(lambda parameters: [next(figures)])
+    tuned("--n_trials", 1, "--n_epochs", 1, "--final")
+    assert "MRR@20 0.2000 ± 0.1000" in capsys.readouterr().out
+    tuned("--n_trials", 1, "--n_epochs", 1, "--final")
+    assert "MRR@20 0.2000 ± 0.1000" in capsys.readouterr().out
+    other = copied(data_folder, tmp_path / "other", TEST)
+    for is_new in (True, False):
+        tuned("--n_trials", 1, "--n_epochs", 1, "--final", folder=other)
+        printed = capsys.readouterr()
+        assert "MRR@20 0.6000 ± 0.2000" in printed.out
+        assert ("is of other clicks, or of an earlier version: measured anew" in printed.err) == is_new
+
+
 def test_the_base_is_the_first_trial_where_the_space_has_it(tuned, made_up, capsys):
     made_up(lambda parameters: [0.5])
     space = "hidden_size 192 .. 256 step 32\nlr 0.01 .. 0.5 log\n"
@@ -413,6 +466,19 @@ def test_settings_are_compared_over_the_seeds_that_are_asked_for():
 
     assert tune.chosen(Study(), 2) == ("--lr 0.2", 1)
     assert tune.chosen(Study(), 0) == ("--lr 0.1", 2)
+
+
+def test_the_mean_of_the_seeds_chooses_and_not_the_best_of_them():
+    class Study:
+        user_attrs = {
+            "confirmed": {
+                "--lr 0.1": {"1": [0.1, 0.9], "2": [0.1, 0.1]},
+                "--lr 0.2": {"1": [0.4, 0.8, 0.1], "2": [0.8, 0.5, 0.2]},
+                "--lr 0.3": {"1": [0.5, 0.1], "2": [0.5, 0.1]},
+            }
+        }
+
+    assert tune.chosen(Study(), 2) == ("--lr 0.2", 2)
 
 
 def test_a_setting_that_diverges_on_train_full_is_said(monkeypatch):
