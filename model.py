@@ -24,7 +24,7 @@ class Rows(NamedTuple):
     Attributes:
         table: name of the parameter that they are from.
         index: ``[R]`` int64, which rows.
-        values: ``[R, ...]`` their values, a leaf of the autograd graph.
+        values: ``[R, ...]`` their values, with respect to which gradients are taken.
         stand_in: ``[R]`` int64, where rows are there several times: which of these stands for each, and has the
             gradient of all of them; None where each is there once.
     """
@@ -177,14 +177,13 @@ class GRU4Rec(nn.Module):
         """The hidden state before the first click of a session: zeros ``[L, n_lanes, H]``."""
         return self.output_bias.new_zeros(self.num_layers, n_lanes, self.hidden_size)
 
-    @torch.no_grad()
     def look_up(self, batch: MiniBatch) -> list[Rows]:
         """Copies of all table rows of a training step, for :meth:`forward` and then for the optimizer."""
         inputs = batch.input_rows, batch.input_stand_in
         scored = batch.scored_rows, batch.scored_stand_in
         rows = {"output_embedding": inputs if self.shared else scored, "output_bias": scored, self.input_table: inputs}
         return [
-            Rows(name, index, getattr(self, name).index_select(0, index).requires_grad_(), stand_in)
+            Rows(name, index, getattr(self, name).index_select(0, index), stand_in)
             for name, (index, stand_in) in rows.items()
         ]
 
