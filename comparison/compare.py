@@ -95,7 +95,7 @@ def _refuse_other_next_clicks(path: Path, ranked: RankedClicks, first_path: Path
     if len(ranked) != len(first):
         difference = f"{len(ranked):,} and {len(first):,} of them"
     else:
-        is_other = np.zeros(len(ranked), dtype=bool)
+        is_other = np.zeros(len(ranked), dtype=np.bool_)
         for name in ("session", "position", "item", "target"):
             is_other |= getattr(ranked, name) != getattr(first, name)
         if not is_other.any():

@@ -36,7 +36,7 @@ def groups_of(ranked: RankedClicks) -> list[Group]:
         _in_ranges("clicks of the target in training", ranked.support, _quantiles(ranked.support), closed=True),
         _by_repetition(ranked),
     )
-    groups = [Group(ALL, "", np.ones(len(ranked), dtype=bool))]
+    groups = [Group(ALL, "", np.ones(len(ranked), dtype=np.bool_))]
     for breakdown in breakdowns:
         filled = [group for group in breakdown if group.mask.any()]
         groups += filled if len(filled) > 1 else []

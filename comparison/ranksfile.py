@@ -184,16 +184,16 @@ def _refuse_what_cannot_be(ranked: RankedClicks) -> None:
     most = np.inf if ranked.n_items is None else ranked.n_items
     _refuse(~((ranked.rank >= 1) & ((ranked.rank <= most) | np.isinf(ranked.rank))), "its rank is none")
     _refuse(ranked.support < 0, "its support is negative")
-    goes_on = np.zeros(len(ranked), dtype=bool)
+    goes_on = np.zeros(len(ranked), dtype=np.bool_)
     goes_on[1:] = ranked.session[1:] == ranked.session[:-1]
     expected = np.ones(len(ranked), dtype=np.int64)
     expected[1:] += np.where(goes_on[1:], ranked.position[:-1], 0)
     _refuse(ranked.position != expected, "its position does not follow that of the row before")
     begins = np.flatnonzero(~goes_on)
-    is_again = np.zeros(len(ranked), dtype=bool)
+    is_again = np.zeros(len(ranked), dtype=np.bool_)
     is_again[begins] = pd.Series(ranked.session[begins]).duplicated().to_numpy()
     _refuse(is_again, "its session stands in two places")
-    is_other = np.zeros(len(ranked), dtype=bool)
+    is_other = np.zeros(len(ranked), dtype=np.bool_)
     is_other[1:] = goes_on[1:] & (ranked.item[1:] != ranked.target[:-1])
     _refuse(is_other, "its item is not the target of the row before")
 
