@@ -30,7 +30,14 @@ from runs.parameters import (
 )
 from runs.presets import PRESETS, preset_table, why_figures_differ
 from runs.restoring import restored_for_evaluation, saved_parameters
-from runs.runfolder import RunFolder, checkpoints_newest_first, described, is_mean, read_checkpoint
+from runs.runfolder import (
+    RunFolder,
+    checkpoints_newest_first,
+    described,
+    is_mean,
+    read_checkpoint,
+    remove_unfinished_checkpoints,
+)
 from runs.trainingdata import data_file, read_valid_sessions, refuse_large_cutoffs
 from runs.trainingrun import EVALUATING, TrainingRun
 from terminal.memory import memory_for
@@ -123,6 +130,7 @@ def train(training: TrainingRun, folder: RunFolder | None = None) -> int:
     refuse_missing_epochs(training, folder)
     if p.preset and (why := why_figures_differ(p.preset, Path(p.data_folder))):
         print(why)
+    remove_unfinished_checkpoints(Path(p.checkpoint_dir))
     folder = folder or RunFolder.create(Path(p.checkpoint_dir))
     print(f"{training.describe()}\nrun folder: {folder.path}", flush=True)
     try:

@@ -63,8 +63,6 @@ class RunFolder:
             UserError: it cannot be created.
         """
         make_folder(checkpoint_dir)
-        for folder in _entries(checkpoint_dir):
-            remove_unfinished(folder, "*.pt")
         name = time.strftime("%m%d%H%M")
         path, attempt = checkpoint_dir / name, 1
         while True:
@@ -299,6 +297,12 @@ def checkpoints_newest_first(checkpoint_dir: Path, parameters: dict[str, Any]) -
         except UserError as error:
             if path.exists():
                 warn(str(error))
+
+
+def remove_unfinished_checkpoints(checkpoint_dir: Path) -> None:
+    """Remove what killed processes had begun to write into the runs of a folder, see :mod:`terminal.atomicfile`."""
+    for folder in _entries(checkpoint_dir):
+        remove_unfinished(folder, "*.pt")
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -81,6 +81,18 @@ def test_an_epoch_of_other_items_or_half_an_epoch_is_refused(epochs, tmp_path):
         average([epochs[0], tmp_path / "half.pt"])
 
 
+def test_epochs_on_other_sessions_are_of_another_run(epochs, tmp_path):
+    """Where checkpoints say which they were; those of earlier versions, which a run may begin with, do not."""
+    checkpoint = read_checkpoint(epochs[1])
+    write_checkpoint(tmp_path / "other.pt", checkpoint | {"checksums": checkpoint["checksums"] | {"train": "0" * 16}})
+    with pytest.raises(UserError, match="other.pt is of another run than"):
+        average([epochs[0], tmp_path / "other.pt"])
+    del checkpoint["checksums"]
+    write_checkpoint(tmp_path / "before.pt", checkpoint)
+    for paths in ([tmp_path / "before.pt", epochs[0]], [epochs[0], tmp_path / "before.pt", epochs[2]]):
+        assert average(paths)["epoch"] == max(read_checkpoint(path)["epoch"] for path in paths)
+
+
 def test_a_mean_is_not_averaged_again(epochs, tmp_path):
     write_checkpoint(tmp_path / "mean.pt", average(epochs[1:]))
     with pytest.raises(UserError, match="mean.pt is a mean of epochs already"):

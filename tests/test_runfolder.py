@@ -8,7 +8,14 @@ import threading
 import pytest
 import torch
 
-from runs.runfolder import FORMAT_VERSION, RunFolder, checkpoints_newest_first, read_checkpoint, sealed
+from runs.runfolder import (
+    FORMAT_VERSION,
+    RunFolder,
+    checkpoints_newest_first,
+    read_checkpoint,
+    remove_unfinished_checkpoints,
+    sealed,
+)
 from terminal.atomicfile import HOST
 from terminal.errors import UserError
 
@@ -208,11 +215,15 @@ def test_listing_while_others_write_and_delete(tmp_path):
         other.join()
 
 
-def test_a_new_run_clears_away_what_killed_ones_had_begun(tmp_path):
-    left = run_in(tmp_path, "07240927").with_name(f".partial.pt.{HOST}.{2**22 + 1}.tmp")
-    left.touch()
-    RunFolder.create(tmp_path)
-    assert not left.exists()
+def test_of_unfinished_files_those_of_checkpoints_are_removed_and_no_others(tmp_path):
+    path = run_in(tmp_path, "07240927")
+    names = ["partial.pt", "model_00003.pt", "notes.txt"]
+    left = [path.with_name(f".{name}.{HOST}.{2**22 + 1}.tmp") for name in names]
+    for each in [*left, tmp_path / left[0].name]:
+        each.touch()
+    remove_unfinished_checkpoints(tmp_path)
+    assert [each.exists() for each in [path, *left, tmp_path / left[0].name]] == [True, False, False, True, True]
+    remove_unfinished_checkpoints(tmp_path / "nowhere")
 
 
 def test_a_place_that_cannot_be_a_folder_is_named(tmp_path):

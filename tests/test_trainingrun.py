@@ -18,6 +18,7 @@ from runs.restoring import make_model
 from runs.runfolder import RunFolder, read_checkpoint
 from runs.trainingdata import TrainingData
 from runs.trainingrun import TrainingRun
+from terminal.atomicfile import HOST
 from terminal.errors import UserError
 
 BASE = "--hidden_size 4 --batch_size 8 --n_epochs 1 --device cpu"
@@ -172,6 +173,18 @@ def test_evaluation_heeds_ties_and_cutoffs(data_folder, tmp_path, capsys):
     evaluate_checkpoint(parse_flags(["--is_eval", "--load_model", str(path), "--k_eval", "5", "2", "5"]))
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["Recall@2", "Recall@5"]
     assert evaluate(run.model, run.valid_sessions, (3,)).recall[3] == run.history[0]["recall@3"]
+
+
+@pytest.mark.parametrize("line", ["--resume --n_epochs 2", "--resume --seed 7", "", "--load_model {} --n_epochs 2"])
+def test_the_next_run_clears_away_what_a_killed_one_had_begun(line, data_folder, tmp_path):
+    _, folder = trained("", data_folder, tmp_path)
+    left = folder.path / f".model_00001.pt.{HOST}.{2**22 + 1}.tmp"
+    left.touch()
+    model = folder.path / "model_00000.pt"
+    base = "" if "load_model" in line else f"{BASE} --data_folder {data_folder}"
+    assert run(parse_flags(f"{base} {line.format(model)} --checkpoint_dir {tmp_path}".split())) == 0
+    assert model.exists()
+    assert not left.exists()
 
 
 def test_a_run_may_keep_the_checkpoints_of_its_last_epochs_only(data_folder, tmp_path):
