@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dataset import MiniBatch
+from faster.compiler import why_not_compiled
 from faster.device import random_state, set_random_state
 from faster.minibatch import moved_to
 from lossfunction import LossFunction
@@ -43,7 +44,7 @@ def choose_step(mode: str, device: torch.device, n_steps: int = 0, n_scores: int
 
     Args:
         mode: one of ``MODES``. "on" compiles the step, and "auto" does where the run is long enough; on CUDA, both then
-            capture it in a CUDA graph.
+            capture it in a CUDA graph. Where compiling cannot work, "on" says so, and "auto" does without.
         n_steps: about how many steps the run has.
         n_scores: about how many scores a step has.
     """
@@ -51,7 +52,10 @@ def choose_step(mode: str, device: torch.device, n_steps: int = 0, n_scores: int
         return training_step
     in_step, for_score = SAVED[device.type]
     is_worth_it = n_steps * (in_step + for_score * n_scores) >= WORTH_IT
-    step = CompiledStep() if mode == "on" or is_worth_it else training_step
+    why_not = why_not_compiled(device)
+    if why_not is not None and mode == "on":
+        warn(f"the training step is not compiled, so training is slower: {why_not}")
+    step = CompiledStep() if why_not is None and (mode == "on" or is_worth_it) else training_step
     return GraphedStep(step) if device.type == "cuda" else step
 
 

@@ -213,7 +213,16 @@ def test_auto_compiles_where_that_saves_more_time_than_it_takes():
     assert isinstance(choose_step("on", CPU), CompiledStep)
 
 
-def test_on_cuda_every_step_but_the_plain_one_is_captured():
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_where_compiling_cannot_work_only_on_says_so(mode, capsys, monkeypatch):
+    monkeypatch.setattr("faster.compilation.why_not_compiled", lambda device: "there is no C++ compiler g++")
+    assert choose_step(mode, CPU, n_steps=10**7) is training_step
+    assert choose_step(mode, torch.device("cuda"), n_steps=10**7).reference is training_step
+    assert capsys.readouterr().err.count("slower: there is no C++ compiler g++") == (2 if mode == "on" else 0)
+
+
+def test_on_cuda_every_step_but_the_plain_one_is_captured(monkeypatch):
+    monkeypatch.setattr("faster.compilation.why_not_compiled", lambda device: None)
     cuda = torch.device("cuda")
     assert choose_step("off", cuda, n_steps=10**7) is training_step
     for mode, n_steps, is_compiled in (("auto", 20_000, False), ("auto", 10**6, True), ("on", 1, True)):
