@@ -3,6 +3,7 @@
 python main.py                                              # train; flags: --help
 python main.py --is_eval --load_model checkpoint/07240927/model_00009.pt
 python main.py --load_model checkpoint/07240927/model_00003.pt
+python main.py --load_model checkpoint/07240927/model_00009.pt --train_data new.txt --grow   # with other clicks
 python main.py --resume                                     # go on from the newest checkpoint, or start
 """
 
@@ -13,11 +14,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from comparison.ranksfile import RankedClicks, write_ranks
 from evaluation import metrics_of_ranks, rank_by_model, top_lists
 from runs.averaging import refuse_missing_epochs
 from runs.earlystopping import outcome, stopped_early
 from runs.epochs import train_epochs
+from runs.growing import grown, grown_parameters
 from runs.interruption import Interrupted
 from runs.parameters import (
     PARAMETERS,
@@ -29,7 +33,7 @@ from runs.parameters import (
     with_preset,
 )
 from runs.presets import PRESETS, preset_table, why_figures_differ
-from runs.restoring import restored_for_evaluation, saved_parameters
+from runs.restoring import items_of, restored_for_evaluation, saved_parameters
 from runs.runfolder import (
     RunFolder,
     checkpoints_newest_first,
@@ -38,7 +42,7 @@ from runs.runfolder import (
     read_checkpoint,
     remove_unfinished_checkpoints,
 )
-from runs.trainingdata import data_file, read_valid_sessions, refuse_large_cutoffs
+from runs.trainingdata import TrainingData, data_file, read_valid_sessions, refuse_large_cutoffs
 from runs.trainingrun import EVALUATING, TrainingRun
 from terminal.memory import memory_for
 
@@ -71,6 +75,8 @@ def run(flags: dict[str, Any]) -> int:
         return evaluate_checkpoint(flags)
     if "ranks" in flags:
         raise UserError("--ranks needs --is_eval and --load_model FILE, the checkpoint that ranks")
+    if flags.get("grow") and (flags.get("resume") or "load_model" not in flags):
+        raise UserError("--grow needs --load_model FILE, the checkpoint that grows, and no --resume")
     if flags.get("resume"):
         if "load_model" in flags:
             raise UserError("--resume finds the checkpoint by itself: leave --load_model out, or --resume")
@@ -80,7 +86,7 @@ def run(flags: dict[str, Any]) -> int:
         checkpoint = read_checkpoint(path)
         if flags.get("preset") != checkpoint["parameters"].get("preset"):
             flags = with_preset(flags)  # its parameters must be the checkpoint's, whatever name they were given by
-        return go_on(path, checkpoint, flags)
+        return grow(path, checkpoint, flags) if flags.get("grow") else go_on(path, checkpoint, flags)
     return train(TrainingRun(training_parameters(flags)))
 
 
@@ -122,6 +128,19 @@ def go_on(path: Path, checkpoint: dict[str, Any], flags: dict[str, Any], folder:
     if parameters.patience:
         print(outcome(training.history, parameters, folder))
     return train(training, folder) if parameters.average else 0
+
+
+def grow(path: Path, checkpoint: dict[str, Any], flags: dict[str, Any]) -> int:
+    """Go on from a checkpoint with other clicks and perhaps other items, in a new folder."""
+    parameters = grown_parameters(checkpoint, saved_parameters(checkpoint, path), flags, path)
+    known, p = items_of(checkpoint, path), parameters
+    data = TrainingData.read(p.data_folder, p.train_data, p.valid_data, p.time_sort, known=known)
+    n_items = len(data.index)
+    n_gone = n_items - np.count_nonzero(data.sessions.support(n_items))
+    print(
+        f"growing {path}: {n_items - len(known):,} new items, {len(known):,} known, {n_gone:,} of them gone", flush=True
+    )
+    return train(TrainingRun(parameters, grown(checkpoint, parameters, data, path), data))
 
 
 def train(training: TrainingRun, folder: RunFolder | None = None) -> int:

@@ -52,6 +52,19 @@ class ItemIndex:
             raise ValueError("its items are no list of ids")
         return cls(np.array(state, dtype=object) if isinstance(state, list) else state.numpy())
 
+    def with_items_of(self, clicks: Clicks) -> "ItemIndex":
+        """These items, and behind them those of clicks that are not among them, in the order of their first clicks.
+
+        Item indices stay what they are. Integer ids stay integers, unless a new id is none: then all become text.
+        """
+        theirs = ItemIndex.of(clicks).ids
+        new = theirs[self.encode(theirs) < 0].tolist()
+        if self.is_text:
+            return ItemIndex(np.array([*self.ids, *map(str, new)], dtype=object))
+        if all(_is_plain_integer(str(item)) for item in new):
+            return ItemIndex(np.array([*self.ids.tolist(), *map(int, new)], dtype=np.int64))
+        return ItemIndex(np.array([*map(str, self.ids.tolist()), *map(str, new)], dtype=object))
+
     def state(self) -> Tensor | list[str]:
         """The ids as a checkpoint holds them: an int64 tensor, or a list of str."""
         return self.ids.tolist() if self.is_text else torch.from_numpy(self.ids)
@@ -70,7 +83,7 @@ class ItemIndex:
             index = self._lookup.get_indexer(np.array(texts, dtype=object))
         else:
             index = np.full(len(texts), -1)
-            same = [place for place, text in enumerate(texts) if is_integer(text) and str(int(text)) == text]
+            same = [place for place, text in enumerate(texts) if _is_plain_integer(text)]
             index[same] = self._lookup.get_indexer(np.array([int(texts[place]) for place in same], dtype=np.int64))
         return index[code].astype(np.int32)
 
@@ -79,6 +92,11 @@ class ItemIndex:
         if clicks.item_names is None:
             return self.encode(clicks.item)
         return self.encode(_as_objects(clicks.item_names))[clicks.item]
+
+
+def _is_plain_integer(text: str) -> bool:
+    """Whether a text is that of an integer id: "12" is, "012" is not."""
+    return is_integer(text) and str(int(text)) == text
 
 
 def _as_objects(names: pa.LargeStringArray) -> np.ndarray:

@@ -33,6 +33,12 @@ def refuse_missing_epochs(run: TrainingRun, folder: RunFolder | None) -> None:
         UserError: the checkpoint of an epoch is neither in the folder nor beside the one that the run went on from.
     """
     epochs = epochs_to_average(run)
+    if epochs and epochs[0] < run.first_epoch:
+        n_here = epochs[-1] + 1 - run.first_epoch
+        raise UserError(
+            f"--average {len(epochs)} takes epochs of before the model grew, whose clicks were others: "
+            + (f"lower it to {n_here}" if n_here > 1 else "leave it out")
+        )
     missing = [epoch for epoch in epochs if epoch < run.progress.epoch and not _checkpoint_of(epoch, run, folder)]
     if missing and not (folder and folder.has_mean_of(epochs)):
         n_left = epochs[-1] - missing[-1]

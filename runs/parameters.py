@@ -15,6 +15,7 @@ from faster.compilation import MODES as COMPILATION_MODES
 from lossfunction import LOSSES
 from optimizer import OPTIMIZERS
 from preprocessing import DATA_FOLDER, TRAIN_ONLY, VALID
+from runs.combinations import DEFAULT_FINAL_ACT, WITH_MOMENTUM, refuse_contradictions, warn_of_no_effect
 from runs.kinds import (
     BELOW_ONE,
     DEVICE,
@@ -30,14 +31,6 @@ from terminal.errors import UserError, warn
 from terminal.flags import COUNT, COUNT_OR_ZERO, NOT_NEGATIVE, POSITIVE, SEED, SWITCH, FlagParser, Kind
 
 RESET_GATES = ("auto", "before", "after")
-WITH_MOMENTUM = ("Adagrad", "RMSProp", "SGD")
-DEFAULT_FINAL_ACT = {
-    "TOP1": "tanh",
-    "BPR": "tanh",
-    "CrossEntropy": "softmax",
-    "TOP1-max": "elu-0.5",
-    "BPR-max": "elu-0.5",
-}
 
 
 @dataclass(frozen=True)
@@ -139,6 +132,13 @@ THEMES = {
             "checkpoint to go on from, in a new run folder; with --is_eval, the one to evaluate",
         ),
         P(
+            "grow",
+            False,
+            SWITCH,
+            "go on from --load_model with other clicks: items that it lacks get rows, and --n_epochs counts passes "
+            "over these clicks (if left out: as many as over those before)",
+        ),
+        P(
             "resume",
             False,
             SWITCH,
@@ -215,7 +215,8 @@ def make_parser() -> FlagParser:
     parser = FlagParser(
         usage="%(prog)s [--FLAG VALUE ...]",
         description="Train GRU4Rec, evaluate a checkpoint (--is_eval --load_model FILE), "
-        "or go on training from one (--load_model FILE): then parameters that no flag names are the checkpoint's.",
+        "or go on training from one (--load_model FILE; with other clicks: --grow): then parameters that no flag names "
+        "are the checkpoint's.",
         argument_default=argparse.SUPPRESS,
     )
     for theme, parameters in THEMES.items():
@@ -262,10 +263,8 @@ def training_parameters(flags: dict[str, Any]) -> Namespace:
     parameters = Namespace(**{name: parameter.default for name, parameter in PARAMETERS.items()} | flags)
     if parameters.final_act is None:
         parameters.final_act = DEFAULT_FINAL_ACT[parameters.loss_type]
-    _refuse_contradictions(parameters)
-    for name, reason in _without_effect(parameters).items():
-        if name in flags:
-            warn(f"--{name} has no effect {reason}")
+    refuse_contradictions(parameters)
+    warn_of_no_effect(parameters, flags)
     return parameters
 
 
@@ -293,7 +292,7 @@ def resumed_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespac
                 f"the checkpoint's parameters, so leave the flag out, or start anew without --load_model"
             )
     parameters = _overridden(saved, flags, FREE_ON_RESUME)
-    _refuse_contradictions(parameters)
+    refuse_contradictions(parameters)
     return parameters
 
 
@@ -345,47 +344,3 @@ def checked_parameters(saved: dict[str, Any]) -> dict[str, Any]:
         if parameter.several and not isinstance(value, list):
             raise ValueError(f"its parameter {name} is no list")
     return {name: parameter.default for name, parameter in PARAMETERS.items()} | saved
-
-
-def _refuse_contradictions(parameters: Namespace) -> None:
-    if parameters.constrained_embedding and parameters.embedding_dim:
-        raise UserError(
-            "--constrained_embedding shares the output embedding, which has --hidden_size columns: "
-            "leave --embedding_dim out"
-        )
-    is_softmax = parameters.final_act in ("softmax", "softmax_logit")
-    if parameters.loss_type == "CrossEntropy" and not is_softmax and parameters.final_act != "linear":
-        raise UserError(
-            f"--final_act {parameters.final_act} would squash the scores before CrossEntropy's softmax: "
-            "leave it out, or use softmax"
-        )
-    if parameters.loss_type != "CrossEntropy" and is_softmax:
-        raise UserError(
-            f"--final_act {parameters.final_act} belongs to CrossEntropy; {parameters.loss_type} compares single "
-            f"scores: leave it out for {DEFAULT_FINAL_ACT[parameters.loss_type]}"
-        )
-    if parameters.batch_size == 1 and parameters.n_sample == 0:
-        raise UserError("--batch_size 1 without --n_sample has no negatives: raise one of them")
-    if parameters.average == 1 or parameters.average > parameters.n_epochs:
-        raise UserError(f"--average {parameters.average} is not from 2 to the {parameters.n_epochs} of --n_epochs")
-    if parameters.average and parameters.patience:
-        raise UserError(
-            "--average takes the last of all epochs, which --patience may not come to: leave one of them out"
-        )
-    if parameters.patience and "mrr" not in parameters.metrics:
-        raise UserError("--patience waits for a better MRR: add mrr to --metrics")
-    if parameters.optimizer_type == "SparseAdam" and parameters.weight_decay:
-        raise UserError("SparseAdam has no weight decay: use --optimizer_type Adam, or leave --weight_decay out")
-
-
-def _without_effect(parameters: Namespace) -> dict[str, str]:
-    """Parameters that change nothing in this combination, and why."""
-    loss, optimizer = parameters.loss_type, parameters.optimizer_type
-    reasons = {
-        "sample_alpha": (parameters.n_sample == 0, "without --n_sample"),
-        "bpreg": (loss != "BPR-max", f"on {loss}, only on BPR-max"),
-        "logq": (loss != "CrossEntropy", f"on {loss}, only on CrossEntropy"),
-        "momentum": (optimizer not in WITH_MOMENTUM, f"on {optimizer}, only on {', '.join(WITH_MOMENTUM)}"),
-        "eps": (optimizer == "SGD", "on SGD"),
-    }
-    return {name: reason for name, (applies, reason) in reasons.items() if applies}

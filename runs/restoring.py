@@ -63,11 +63,7 @@ def restored(checkpoint: dict[str, Any], parameters: Namespace, path: Path) -> t
     Raises:
         UserError: its parameters, items, support and weights are not of one model.
     """
-    weights, support = checkpoint["model"], checkpoint["support"]
-    try:
-        index = ItemIndex.from_state(checkpoint["item_ids"])
-    except ValueError as error:
-        raise misfit(path, error) from error
+    weights, support, index = checkpoint["model"], checkpoint["support"], items_of(checkpoint, path)
     if support.shape != (len(index),) or support.dtype != torch.int64 or not bool((support > 0).all()):
         raise misfit(path, "its support is not that of its items")
     fits = (
@@ -84,6 +80,18 @@ def restored(checkpoint: dict[str, Any], parameters: Namespace, path: Path) -> t
     if not fits:
         raise misfit(path, "its weights are not those of its parameters and its items")
     return model, index
+
+
+def items_of(checkpoint: dict[str, Any], path: Path | str) -> ItemIndex:
+    """The items of a checkpoint.
+
+    Raises:
+        UserError: they are no list of ids.
+    """
+    try:
+        return ItemIndex.from_state(checkpoint["item_ids"])
+    except ValueError as error:
+        raise misfit(path, error) from error
 
 
 def misfit(path: Path | str, reason: object) -> UserError:

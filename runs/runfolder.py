@@ -39,9 +39,10 @@ CONTENT = {  # what a checkpoint holds, by name and type
     "within_epoch": (dict, type(None)),  # how far it has come, see training.EpochProgress
     "history": list,  # a row of metrics.csv per epoch that has ended
     "random_state": dict,  # of dropout, by kind of device
+    "grown_from": list,  # what it was before it grew, each time, the first one first, see growing.py
 }
 
-ADDED = ("checksums",)  # earlier checkpoints of the same format version lack them
+ADDED = ("checksums", "grown_from")  # earlier checkpoints of the same format version lack them
 READ_AT_ONCE = 2**20  # bytes
 
 

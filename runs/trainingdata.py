@@ -23,9 +23,9 @@ class TrainingData:
     """What a run trains and is evaluated on. Runs can share it: nothing in it changes.
 
     Attributes:
-        index: the items of the training file.
+        index: the items of the training file, behind those that a model knows already, where it grows.
         sessions: those to train on.
-        support: ``[n_items]`` int64, how often each item is clicked in them.
+        support: ``[n_items]`` int64, how often each item is clicked in them; 1 where it is not (see docs/growing.md).
         valid_sessions: those to evaluate on.
     """
 
@@ -42,12 +42,19 @@ class TrainingData:
     @classmethod
     @memory_for(READING)
     def read(
-        cls, data_folder: str, train_data: str, valid_data: str, time_sort: bool, with_times: bool = False
+        cls,
+        data_folder: str,
+        train_data: str,
+        valid_data: str,
+        time_sort: bool,
+        with_times: bool = False,
+        known: ItemIndex | None = None,
     ) -> "TrainingData":
         """Read what the parameters of these names say.
 
         Args:
             with_times: let the sessions have the times of their clicks.
+            known: the items of a model that grows, which stay where they are.
 
         Raises:
             UserError: a file is missing or unusable.
@@ -55,9 +62,9 @@ class TrainingData:
         train_file = data_file(data_folder, train_data)
         print(f"reading {train_file}", flush=True)
         clicks = read_session_clicks(train_file)
-        index = ItemIndex.of(clicks)
+        index = known.with_items_of(clicks) if known else ItemIndex.of(clicks)
         sessions, _ = encode_sessions(clicks, index, time_sort, with_times)
-        support = torch.from_numpy(sessions.support(len(index)))
+        support = torch.from_numpy(np.maximum(sessions.support(len(index)), 1))
         valid_sessions = read_valid_sessions(data_file(data_folder, valid_data), index, with_times)
         return cls(index, sessions, support, valid_sessions)
 

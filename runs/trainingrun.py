@@ -18,7 +18,8 @@ from faster.minibatch import MiniBatches
 from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, make_rule
-from runs.restoring import make_model, misfit, restored
+from runs.growing import first_epoch
+from runs.restoring import items_of, make_model, misfit, restored
 from runs.runfolder import metrics_columns
 from runs.trainingdata import TrainingData, data_file, refuse_large_cutoffs
 from terminal.errors import UserError, warn
@@ -50,7 +51,8 @@ class TrainingRun:
         if self.device.type == "cpu":
             keep_freed_memory()
         use_deterministic_algorithms(p.deterministic, self.device)
-        self.data = data = data or TrainingData.read(p.data_folder, p.train_data, p.valid_data, p.time_sort)
+        self.grown_from: list[dict[str, Any]] = checkpoint.get("grown_from", []) if checkpoint else []
+        self.data = data = data or self._read_data(checkpoint)
         self.index, self.sessions, self.support = data.index, data.sessions, data.support
         self.valid_sessions = data.valid_sessions
         self._refuse_impossible_sizes()
@@ -77,7 +79,8 @@ class TrainingRun:
             self.model.shared,
             self.device,
         )
-        n_steps = p.n_epochs * self.n_next_clicks // p.batch_size
+        self.first_epoch = first_epoch(checkpoint, p.load_model) if checkpoint else 0
+        n_steps = (p.n_epochs - self.first_epoch) * self.n_next_clicks // p.batch_size
         n_scores = p.batch_size * (p.batch_size + p.n_sample)
         self.step = choose_step(p.compile, self.device, n_steps, n_scores)
         self.progress = EpochProgress(epoch=0)
@@ -136,7 +139,14 @@ class TrainingRun:
             "within_epoch": asdict(within_epoch) if within_epoch else None,
             "history": self.history,
             "random_state": random_state(self.device),
+            "grown_from": self.grown_from,
         }
+
+    def _read_data(self, checkpoint: dict[str, Any] | None) -> TrainingData:
+        """What the parameters' files hold; a model that has grown knows more items than are clicked in them."""
+        p = self.parameters
+        known = items_of(checkpoint, p.load_model) if self.grown_from else None
+        return TrainingData.read(p.data_folder, p.train_data, p.valid_data, p.time_sort, known=known)
 
     def _refuse_impossible_sizes(self) -> None:
         p = self.parameters
@@ -169,7 +179,7 @@ class TrainingRun:
         if p.resume:
             what_to_do = "put these back, or start anew in another --checkpoint_dir"
         else:
-            what_to_do += ", or start anew without --load_model"
+            what_to_do += ", go on with others by --grow, or start anew without --load_model"
         return UserError(f"{p.load_model} was {what} on other clicks than those of {file}: {what_to_do}")
 
     def _warn_of_clicks_left_out(self) -> None:
