@@ -72,11 +72,7 @@ class Selection:
             scores[row, item] = -torch.inf
         best = scores.topk(min(k, scores.shape[1]), dim=1)
         items = best.indices if self.items is None else self.items[best.indices]
-        missing = (0, 0), (0, k - items.shape[1])
-        return (
-            np.pad(items.cpu().numpy(), missing),
-            np.pad(best.values.cpu().numpy(), missing, constant_values=-np.inf),
-        )
+        return _filled_up(items.cpu().numpy(), best.values.cpu().numpy(), k)
 
     def rows(self) -> np.ndarray:
         """``[C]`` the item index of each row of ``output_rows``."""
@@ -86,8 +82,7 @@ class Selection:
         """The items with the largest support, ``[k]`` item indices and their support as float32, as :meth:`best`."""
         items = np.flatnonzero(self.allowed)
         items = items[np.argsort(-support[items], kind="stable")[:k]]
-        missing = (0, k - len(items))
-        return np.pad(items, missing), np.pad(support[items].astype(np.float32), missing, constant_values=-np.inf)
+        return _filled_up(items, support[items].astype(np.float32), k)
 
 
 def read_ids(path: Path, index: ItemIndex) -> list[str]:
@@ -115,3 +110,11 @@ def mask_of(index: ItemIndex, ids: Iterable[int | str]) -> np.ndarray:
         known = index.encode(ids)
         mask[known[known >= 0]] = True
     return mask
+
+
+def _filled_up(items: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Items and scores ``[…, at most k]`` with as many of score minus infinity behind them as k lacks."""
+    if (n_missing := k - items.shape[-1]) == 0:
+        return items, scores
+    behind = [(0, 0)] * (items.ndim - 1) + [(0, n_missing)]
+    return np.pad(items, behind), np.pad(scores, behind, constant_values=-np.inf)
