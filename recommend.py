@@ -5,7 +5,7 @@
 
 ``sessions.csv`` has the columns SessionID and ItemID, the clicks of a session together and in order. The output has a
 row per recommendation: SessionID, ItemID, Rank (from 1), Score. Item ids are those of the training clicks, integers or
-text. From Python::
+text. What else a trained model is good for stands in ``docs/serving.md``. From Python::
 
     recommender = Recommender.load("checkpoint/07240927/model_00009.pt")
     recommender.recommend([214536502, 214536500], k=5)
@@ -16,161 +16,80 @@ from terminal.errors import UserError, listed, run_script, warn
 # isort: split
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import torch
-from torch import Tensor
 
 from clicks.clickfile import session_offsets, stream_sessions
 from clicks.itemindex import ItemIndex
 from evaluation import rows_at_once
-from model import GRU4Rec, score
 from runs.parameters import PARAMETERS
-from runs.restoring import restored_for_evaluation
-from runs.runfolder import read_checkpoint
+from serving.itemvectors import FORMATS, write_item_vectors
+from serving.ranking import FALLBACKS
+from serving.recommender import Recommender
+from serving.selection import read_ids
 from terminal.atomicfile import atomic_write
 from terminal.flags import COUNT, FlagParser
 from terminal.memory import memory_for
 
 BATCH_SIZE = 512  # sessions side by side, at most
 OUTPUT = ("SessionID", "ItemID", "Rank", "Score")
+BY = "By"  # the further column with a fallback: whose recommendations these are, the model's or the fallback's
 
 
-class Recommender:
-    """A trained model that recommends items for sessions.
+def recommend_for_file(
+    recommender: Recommender, path: Path, k: int, exclude_seen: bool, fallback: str | None = None
+) -> Iterator[pa.Table]:
+    """Recommendations for the sessions of a file, some sessions at a time; says at the end what it passed over.
 
-    Args:
-        model: with its trained weights.
-        index: the items that it knows.
-
-    Raises:
-        FloatingPointError: a weight is NaN or infinite.
+    With a fallback, sessions of which the model knows nothing have rows, too, and the column By tells whose they are.
     """
-
-    def __init__(self, model: GRU4Rec, index: ItemIndex):
-        model.check_finite()
-        self.model = model.eval()
-        self.index = index
-
-    @classmethod
-    def load(cls, path: str | Path, device: str | None = None) -> "Recommender":
-        """The model of a checkpoint.
-
-        Args:
-            path: the checkpoint.
-            device: cpu, cuda or cuda:N; None for CUDA where there is one, else the CPU.
-
-        Raises:
-            UserError: the checkpoint is unusable, or there is no such device.
-        """
-        path = Path(path)
-        _, model, index = restored_for_evaluation(read_checkpoint(path), path, {"device": device})
-        try:
-            return cls(model, index)
-        except FloatingPointError as error:
-            raise UserError(f"{path} cannot recommend: {error}") from error
-
-    def recommend(
-        self, items: Sequence[int | str], k: int = 20, exclude_seen: bool = False
-    ) -> list[tuple[int | str, float]]:
-        """The items that are most likely to be clicked next, best first.
-
-        Args:
-            items: ids of the items clicked so far, in order; those that the model does not know are passed over.
-            k: how many to recommend.
-            exclude_seen: leave out the items of ``items``.
-
-        Returns:
-            At most k pairs of item id (int, or str where the ids of the training clicks are text) and score.
-
-        Raises:
-            ValueError: the model knows none of the items, or k is not from 1 to the number of items.
-        """
-        known = self.index.encode(items)
-        known = known[known >= 0]
-        if len(known) == 0:
-            raise ValueError("the model knows none of these items")
-        ids, scores = self.recommend_batch([known], k, exclude_seen)
-        return [(item, s) for item, s in zip(ids[0].tolist(), scores[0].tolist(), strict=True) if np.isfinite(s)]
-
-    @torch.no_grad()
-    def recommend_batch(
-        self, sessions: Sequence[np.ndarray], k: int, exclude_seen: bool = False
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Recommendations for several sessions at once.
-
-        Args:
-            sessions: item indices of each session, one at least.
-            k: how many to recommend.
-            exclude_seen: leave out the items of a session from its recommendations.
-
-        Returns:
-            Item ids and scores, ``[n_sessions, k]`` each; where too few items are left, the score is minus infinity.
-
-        Raises:
-            ValueError: k is not from 1 to the number of items.
-        """
-        if not 1 <= k <= len(self.index):
-            raise ValueError(f"k is {k}, expected 1 to {len(self.index)}, the number of items")
-        scores = score(self._last_hidden(sessions), self.model.output_embedding, self.model.output_bias)
-        if exclude_seen:
-            row = torch.from_numpy(np.repeat(np.arange(len(sessions)), [len(session) for session in sessions]))
-            seen = torch.from_numpy(np.concatenate(sessions).astype(np.int64))
-            scores[row.to(scores.device), seen.to(scores.device)] = -torch.inf
-        best = scores.topk(k, dim=1)
-        return self.index.ids[best.indices.cpu().numpy()], best.values.cpu().numpy()
-
-    def _last_hidden(self, sessions: Sequence[np.ndarray]) -> Tensor:
-        """The top layer's hidden state after each session, ``[n_sessions, H]``; all sessions advance side by side."""
-        lengths = np.array([len(session) for session in sessions])
-        longest_first = np.argsort(-lengths, kind="stable")  # those that still go on are the first rows
-        hidden = self.model.initial_hidden(len(sessions))
-        clicks = torch.from_numpy(np.concatenate(sessions).astype(np.int64)).to(hidden.device)
-        begins = torch.from_numpy((np.cumsum(lengths) - lengths)[longest_first]).to(hidden.device)
-        starts = torch.zeros(len(sessions), dtype=torch.bool, device=hidden.device)
-        for position in range(lengths.max()):
-            n_going = int((lengths > position).sum())
-            inputs = clicks.take(begins[:n_going] + position)
-            hidden[:, :n_going] = self.model.feed(inputs, hidden[:, :n_going], starts[:n_going])
-        last = torch.empty_like(hidden[-1])
-        last[torch.from_numpy(longest_first).to(hidden.device)] = hidden[-1]
-        return last
-
-
-def recommend_for_file(recommender: Recommender, path: Path, k: int, exclude_seen: bool) -> Iterator[pa.Table]:
-    """Recommendations for the sessions of a file, some sessions at a time; says at the end what it passed over."""
     unknown: set[int | str] = set()
     n_skipped = 0
     n_rows = rows_at_once(len(recommender.index), recommender.model.output_bias.device, BATCH_SIZE)
     for session, item in stream_sessions(path, recommender.index.is_text):
         known = recommender.index.encode(item)
         unknown.update(item[known < 0].tolist())
-        n_skipped += len(session_offsets(session)) - len(session_offsets(session[known >= 0]))
-        session, known = session[known >= 0], known[known >= 0]
-        offsets = session_offsets(session)
+        all_offsets = session_offsets(session)
+        n_known = np.add.reduceat(known >= 0, all_offsets[:-1], dtype=np.int64)
+        n_skipped += int((n_known == 0).sum())
+        kept = n_known >= (0 if fallback else 1)
+        ids_of_sessions = session[all_offsets[:-1]][kept]
+        offsets = np.concatenate(([0], np.cumsum(n_known[kept])))
+        known = known[known >= 0]
         for first in range(0, len(offsets) - 1, n_rows):
             bounds = offsets[first : first + n_rows + 1]
             sessions = np.split(known[bounds[0] : bounds[-1]], bounds[1:-1] - bounds[0])
-            ids, scores = recommender.recommend_batch(sessions, k, exclude_seen)
+            ids, scores = recommender.recommend_batch(sessions, k, exclude_seen, fallback)
             left = np.isfinite(scores)
+            n_left = left.sum(axis=1)
             rank = np.broadcast_to(np.arange(1, k + 1), scores.shape)
-            columns = np.repeat(session[bounds[:-1]], left.sum(axis=1)), ids[left], rank[left], scores[left]
-            yield pa.table(dict(zip(OUTPUT, columns, strict=True)))
+            columns = [np.repeat(ids_of_sessions[first : first + n_rows], n_left), ids[left], rank[left], scores[left]]
+            if fallback:
+                columns.append(np.repeat(np.where(np.diff(bounds) > 0, "model", fallback), n_left))
+            yield pa.table(dict(zip(columns_of(fallback), columns, strict=True)))
     name_unknown(sorted(unknown))
     if n_skipped:
-        warn(f"{path}: {n_skipped:,} sessions have no item that the model knows, and get no recommendations")
+        given = f"get {fallback} items" if fallback else "get no recommendations"
+        warn(f"{path}: {n_skipped:,} sessions have no item that the model knows, and {given}")
 
 
-def write_recommendations(recommender: Recommender, sessions: Path, output: Path, k: int, exclude_seen: bool) -> int:
+def columns_of(fallback: str | None) -> tuple[str, ...]:
+    """The columns of the output."""
+    return (*OUTPUT, BY) if fallback else OUTPUT
+
+
+def write_recommendations(
+    recommender: Recommender, sessions: Path, output: Path, k: int, exclude_seen: bool, fallback: str | None = None
+) -> int:
     """Write the recommendations for a file of sessions, whole or not at all; how many there are."""
     n_rows = 0
     with atomic_write(output) as file:
-        file.write((",".join(OUTPUT) + "\n").encode())
-        for table in recommend_for_file(recommender, sessions, k, exclude_seen):
+        file.write((",".join(columns_of(fallback)) + "\n").encode())
+        for table in recommend_for_file(recommender, sessions, k, exclude_seen, fallback):
             pa.csv.write_csv(table, file, pa.csv.WriteOptions(include_header=False))
             n_rows += table.num_rows
     return n_rows
@@ -201,13 +120,50 @@ def make_parser() -> FlagParser:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--items", help="ids of the items clicked so far, separated by commas")
     what.add_argument("--sessions", type=Path, help="file with the columns SessionID and ItemID")
+    what.add_argument("--similar", metavar="ID", help="the items whose output vectors are most like this item's")
+    what.add_argument(
+        "--export_items", type=Path, metavar="FILE", help=f"write ids, vectors and biases: {' or '.join(FORMATS)}"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("recommendations.csv"), help="with --sessions (%(default)s)"
     )
     parser.add_argument("--k", type=COUNT, default=20, help="how many to recommend (%(default)s)")
     parser.add_argument("--exclude_seen", action="store_true", help="leave out items that the session has clicked")
+    parser.add_argument(
+        "--candidates", type=Path, metavar="FILE", help="recommend these items alone: a file with an id a line"
+    )
+    parser.add_argument("--exclude", type=Path, metavar="FILE", help="do not recommend these: a file with an id a line")
+    parser.add_argument(
+        "--fallback",
+        choices=FALLBACKS,
+        help="what a session gets of which the model knows no item: popular, the items with the most clicks in "
+        "training, scored by how many (nothing)",
+    )
     parser.add_argument("--device", help=PARAMETERS["device"].help)
     return parser
+
+
+def restricted(recommender: Recommender, candidates: Path | None, exclude: Path | None) -> Recommender:
+    """A recommender of what --candidates and --exclude leave.
+
+    Raises:
+        UserError: a file cannot be read, or nothing is left.
+    """
+    ids = [path and read_ids(path, recommender.index) for path in (candidates, exclude)]
+    try:
+        return recommender.among(*ids)
+    except ValueError as error:
+        given = " and ".join(
+            f"{name} {path}" for name, path in (("--candidates", candidates), ("--exclude", exclude)) if path
+        )
+        raise UserError(f"{given}: {error}; ids are such as {recommender.index.ids[0]}") from error
+
+
+def print_list(items: list[tuple[int | str, float]], title: str, digits: int = 4) -> None:
+    """Print items, best first, with what they are ranked by."""
+    print(f"{'rank':>4}  {'item':>12}  {title:>9}")
+    for rank, (item, value) in enumerate(items, 1):
+        print(f"{rank:>4}  {item:>12}  {value:>9.{digits}f}")
 
 
 @memory_for("recommending takes the model and some rows of scores of all items: free some, or name another --device")
@@ -216,18 +172,30 @@ def main() -> None:
     recommender = Recommender.load(flags.load_model, flags.device)
     if flags.k > len(recommender.index):
         raise UserError(f"--k {flags.k} is more than the {len(recommender.index):,} items of {flags.load_model}")
+    recommender = restricted(recommender, flags.candidates, flags.exclude)
     if flags.items is not None:
         items = parse_items(flags.items, recommender.index)
-        known = recommender.index.encode(items)
+        known = recommender.index.encode(items) if items else np.zeros(0)
         name_unknown([item for item, index in zip(items, known, strict=True) if index < 0])
-        if (known < 0).all():
+        by_fallback = bool((known < 0).all())
+        if by_fallback and not flags.fallback:
             raise UserError("the model knows none of these --items")
-        print(f"{'rank':>4}  {'item':>12}  {'score':>9}")
-        for rank, (item, item_score) in enumerate(recommender.recommend(items, flags.k, flags.exclude_seen), 1):
-            print(f"{rank:>4}  {item:>12}  {item_score:>9.4f}")
-        return
-    n_rows = write_recommendations(recommender, flags.sessions, flags.output, flags.k, flags.exclude_seen)
-    print(f"{flags.output}: {n_rows:,} recommendations", file=sys.stderr)  # the file may be /dev/stdout
+        if by_fallback:
+            warn(f"the model knows none of these --items: {flags.fallback} items, with their clicks in training")
+        found = recommender.recommend(items, flags.k, flags.exclude_seen, fallback=flags.fallback)
+        print_list(found, *(("clicks", 0) if by_fallback else ("score",)))
+    elif flags.similar is not None:
+        try:
+            print_list(recommender.similar(flags.similar, flags.k), "cosine")
+        except ValueError as error:
+            raise UserError(f"--similar: {error}") from error
+    elif flags.export_items is not None:
+        n_items = write_item_vectors(recommender, flags.export_items)
+        print(f"{flags.export_items}: {n_items:,} items", file=sys.stderr)
+    else:
+        arguments = flags.sessions, flags.output, flags.k, flags.exclude_seen, flags.fallback
+        n_rows = write_recommendations(recommender, *arguments)
+        print(f"{flags.output}: {n_rows:,} recommendations", file=sys.stderr)  # the file may be /dev/stdout
 
 
 if __name__ == "__main__":

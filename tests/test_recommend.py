@@ -1,8 +1,11 @@
 """Recommendations are the best scores of the model that was evaluated, in a file of any size, whatever the batch."""
 
 import csv
+import re
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,7 +131,7 @@ def test_bad_session_files_are_refused(tmp_path, text, message):
         list(stream_sessions(tmp_path / "s.csv"))
 
 
-def test_the_script(run_script, tmp_path):
+def test_the_script(run_script, tmp_path, monkeypatch, capsys):
     run_script("tools.synthetic", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
     run_script("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "data")
     run_script("main.py", "--data_folder", "data", "--n_epochs", 1, "--hidden_size", 8, "--device", "cpu")
@@ -150,12 +153,59 @@ def test_the_script(run_script, tmp_path):
         ("--items", "999"): "knows none",
         ("--sessions", "nowhere.csv"): "cannot read nowhere.csv",
         ("--items", rows[0]["ItemID"], "--k", 500): "--k 500 is more than the",
-        ("--k", 5): "one of the arguments --items --sessions is required",
+        ("--k", 5): "one of the arguments --items --sessions --similar --export_items is required",
     }
     for arguments, message in mistakes.items():
         failed = run_script("recommend.py", "--load_model", model, *arguments, expect=2)
         assert message in failed.stderr
         assert "Traceback" not in failed.stderr
+    monkeypatch.chdir(tmp_path)
+    check_what_restricts_and_what_else_there_is(partial(in_process, monkeypatch, capsys, model), rows)
+
+
+def in_process(monkeypatch, capsys, model, *arguments):
+    """What the script prints, and what it says beside that."""
+    monkeypatch.setattr(sys, "argv", ["recommend.py", "--load_model", str(model), *map(str, arguments)])
+    recommend.main()
+    return capsys.readouterr()
+
+
+def check_what_restricts_and_what_else_there_is(run, rows):
+    best, others = rows[0]["ItemID"], sorted({row["ItemID"] for row in rows} - {rows[0]["ItemID"]})
+    Path("some.txt").write_text("\n".join([best, *others[:3], "5"]))
+    Path("out.txt").write_text(best)
+    shown = run("--items", best, "--candidates", "some.txt", "--exclude", "out.txt", "--k", 9)
+    assert {line.split()[1] for line in shown.out.splitlines()[1:]} == set(others[:3])
+    assert "some.txt: the model does not know 1 of 5 items: 5" in shown.err
+    shown = run("--items", "5", "--fallback", "popular", "--k", 2)
+    assert "clicks" in shown.out.splitlines()[0]
+    assert "knows none of these --items: popular items, with their clicks in training" in shown.err
+    assert (
+        len(shown.out.splitlines()) == len(run("--items", "", "--fallback", "popular", "--k", 2).out.splitlines()) == 3
+    )
+    similar = run("--similar", best, "--k", 5).out
+    assert "cosine" in similar
+    assert best not in similar
+    assert (
+        "items.parquet: 3 items"
+        in run("--export_items", "items.parquet", *"--candidates some.txt --exclude out.txt".split()).err
+    )
+    Path("none.txt").write_text("5")
+    for arguments, message in {
+        ("--similar", "5"): "--similar: the model does not know the item '5'",
+        ("--items", best, "--candidates", "none.txt"): "--candidates none.txt: no item that the model knows may be",
+        (
+            "--items",
+            best,
+            "--candidates",
+            "out.txt",
+            "--exclude",
+            "out.txt",
+        ): "--candidates out.txt and --exclude out.txt:",
+        ("--export_items", "items.csv"): "ends in .csv, expected",
+    }.items():
+        with pytest.raises(UserError, match=re.escape(message)):
+            run(*arguments)
 
 
 def test_the_documented_lines_of_python_run(recommender, tmp_path):

@@ -4,6 +4,7 @@
     python -m tools.benchmark training                 # steps per second of published settings, plain and faster
     python -m tools.benchmark evaluation               # against the naive argsort of a score matrix
     python -m tools.benchmark recommending             # sessions per second, from file to file
+    python -m tools.benchmark session                  # milliseconds of a click and its recommendations, on one core
     python -m tools.benchmark preprocessing loading    # whole processes on 33 million raw clicks
     python -m tools.benchmark epoch                    # main.py on them, for an epoch of authors-best
 
@@ -46,12 +47,13 @@ from runs.trainingdata import TrainingData
 from runs.trainingrun import TrainingRun
 from terminal.atomicfile import make_folder
 from terminal.flags import COUNT, FlagParser
+from tools.latency import benchmark_session
 from training import EpochProgress, Feed
 
 N_ITEMS = 37_483
 N_RAW_SESSIONS, N_DAYS = 8_400_000, 182  # some 33 million clicks from April to September
 TRAINING_PRESETS = ("authors-best", "authors-retailrocket", "iclr2016-top1-100")
-WHAT = ("training", "evaluation", "recommending", "preprocessing", "loading", "epoch")
+WHAT = ("training", "evaluation", "recommending", "session", "preprocessing", "loading", "epoch")
 ROOT = Path(__file__).parent.parent
 KILOBYTE = 1 if sys.platform == "darwin" else 1024  # in which the system counts peak memory: bytes on macOS
 # Linux counts the memory of the process that starts a program as the program's, so a small process starts it.
@@ -255,6 +257,8 @@ def main() -> None:
             benchmark_evaluation(device, flags.n_runs)
         elif what == "recommending":
             benchmark_recommending(device, flags.n_runs)
+        elif what == "session":
+            benchmark_session(N_ITEMS, flags.n_runs)
         elif what == "preprocessing":
             benchmark_preprocessing(flags.folder)
         elif what == "loading":

@@ -1,0 +1,1 @@
+"""How a trained model recommends: for sessions as they are or as they happen, here or in another program."""

@@ -1,0 +1,90 @@
+"""From hidden states to lists of items: by the model's scores, or by popularity where a session has no click yet."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from clicks.itemindex import ItemIndex
+from model import GRU4Rec
+from serving.selection import Selection, mask_of
+
+POPULAR = "popular"
+FALLBACKS = (POPULAR,)
+
+
+class Ranking:
+    """A model, its items, and which of them may be recommended.
+
+    Args:
+        model: with its trained weights.
+        index: the items that it knows.
+        support: ``[n_items]`` int64, clicks of each in training; None where popular items are not asked for.
+        allowed: ``[n_items]`` bool, which items may be recommended.
+    """
+
+    def __init__(self, model: GRU4Rec, index: ItemIndex, support: np.ndarray | None, allowed: np.ndarray):
+        self.model, self.index, self.support = model, index, support
+        self.selection = Selection.of(model, allowed)
+
+    def among(self, candidates: Iterable[int | str] | None, exclude: Iterable[int | str] | None) -> "Ranking":
+        """As :meth:`serving.recommender.Recommender.among`."""
+        allowed = self.selection.allowed
+        if candidates is not None:
+            allowed = allowed & mask_of(self.index, candidates)
+        if exclude is not None:
+            allowed = allowed & ~mask_of(self.index, exclude)
+        if not allowed.any():
+            raise ValueError("no item that the model knows may be recommended")
+        return Ranking(self.model, self.index, self.support, allowed)
+
+    def known(self, ids: Sequence[int | str]) -> np.ndarray:
+        """Item indices of those ids that the model knows, int32."""
+        known = self.index.encode(ids) if len(ids) else np.zeros(0, dtype=np.int32)
+        return known[known >= 0]
+
+    def check_k(self, k: int) -> None:
+        """Make sure that there are k items.
+
+        Raises:
+            ValueError: k is not from 1 to the number of items.
+        """
+        if not 1 <= k <= len(self.index):
+            raise ValueError(f"k is {k}, expected 1 to {len(self.index)}, the number of items")
+
+    def best(
+        self,
+        hidden: Tensor,
+        k: int,
+        without: tuple[np.ndarray, np.ndarray] | None,
+        begun: np.ndarray,
+        fallback: str | None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Item ids and scores, ``[n, k]`` each, for the top layer's hidden states ``[n, H]``.
+
+        Args:
+            without: as in :meth:`serving.selection.Selection.best`.
+            begun: ``[n]`` bool, which sessions have a click; to the others goes what ``fallback`` names.
+            fallback: one of ``FALLBACKS``; None for scores of minus infinity.
+
+        Raises:
+            ValueError: there is no such fallback, or popular items are asked for and there is no support.
+        """
+        if fallback not in (None, *FALLBACKS):
+            raise ValueError(f"fallback is {fallback!r}, expected {' or '.join(map(repr, FALLBACKS))}")
+        items, scores = self.selection.best(hidden, k, without)
+        if not begun.all():
+            scores[~begun] = -np.inf
+            if fallback is not None:
+                items[~begun], scores[~begun] = self._popular(k)
+        return self.index.ids[items], scores
+
+    def _popular(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.support is None:
+            raise ValueError("popular items need the support that a checkpoint has: see Recommender.load")
+        return self.selection.most(self.support, k)
+
+
+def pairs(ids: np.ndarray, scores: np.ndarray) -> list[tuple[int | str, float]]:
+    """Pairs of item id and score, less those whose score is minus infinity."""
+    return [(item, s) for item, s in zip(ids.tolist(), scores.tolist(), strict=True) if np.isfinite(s)]
