@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dataset import SessionParallelBatches, Sessions, Step
-from model import GRU4Rec
+from model import GRU4Rec, remind
 from terminal.memory import memory_there_is
 
 TIE_BREAKING = ("standard", "conservative", "median")
@@ -265,18 +265,23 @@ def _session_order(sessions: Sessions, n_lanes: int) -> Tensor:
 
 
 @contextmanager
-def scores_of(model: GRU4Rec, n_lanes: int) -> Iterator[Callable[[Step], Tensor]]:
+def scores_of(model: GRU4Rec, n_lanes: int, bonus: float = 0.0) -> Iterator[Callable[[Step], Tensor]]:
     """What scores all items after every click, by a model; it comes back in the mode (training or not) that it had.
+
+    Args:
+        bonus: of what the session has clicked, see :func:`model.remind`.
 
     Raises:
         FloatingPointError: a weight of the model is NaN or infinite, and its ranks would mean nothing.
     """
     model.check_finite()
     hidden = model.initial_hidden(n_lanes)
+    n_items, device = len(model.output_bias), hidden.device
+    clicked = torch.zeros(n_lanes, n_items, dtype=torch.bool, device=device) if bonus else None
 
     def score_step(step: Step) -> Tensor:
         scores, hidden[:, step.lanes] = model.score_all(step.inputs, hidden[:, step.lanes], step.starts)
-        return scores
+        return scores if clicked is None else remind(scores, _clicked_by(step, clicked), step.inputs, bonus)
 
     was_training = model.training
     model.eval()
@@ -287,16 +292,25 @@ def scores_of(model: GRU4Rec, n_lanes: int) -> Iterator[Callable[[Step], Tensor]
         model.train(was_training)
 
 
+def _clicked_by(step: Step, clicked: Tensor) -> Tensor:
+    """What the live lanes' sessions have clicked so far, ``[b, n_items]``; noted in ``clicked``, that of all lanes."""
+    so_far = clicked[step.lanes].masked_fill(step.starts[:, None], False).scatter_(1, step.inputs[:, None], True)
+    clicked[step.lanes] = so_far
+    return so_far
+
+
 def rank_by_model(
     model: GRU4Rec,
     sessions: Sessions,
     tie_breaking: str = "standard",
     batch_size: int | None = None,
     lists: TopLists | None = None,
+    bonus: float = 0.0,
 ) -> Tensor:
     """As :func:`rank_next_clicks`, by a model.
 
     Args:
+        bonus: of what a session has clicked, see :func:`model.remind`.
         batch_size: sessions side by side; None for what there is memory for.
 
     Raises:
@@ -304,7 +318,7 @@ def rank_by_model(
     """
     device = model.output_bias.device
     batch_size = batch_size or rows_at_once(len(model.output_bias), device)
-    with scores_of(model, min(batch_size, len(sessions))) as score_step:
+    with scores_of(model, min(batch_size, len(sessions)), bonus) as score_step:
         return rank_next_clicks(score_step, sessions, tie_breaking, device, batch_size, lists)
 
 
@@ -316,10 +330,12 @@ def evaluate(
     batch_size: int | None = None,
     metrics: Sequence[str] = DEFAULT_METRICS,
     support: Tensor | None = None,
+    bonus: float = 0.0,
 ) -> Metrics:
     """Metrics of a model.
 
     Args:
+        bonus: of what a session has clicked, see :func:`model.remind`.
         batch_size: sessions side by side; None for what there is memory for.
         support: ``[n_items]`` of the items in training, for coverage and popularity.
 
@@ -329,5 +345,5 @@ def evaluate(
     """
     ks = tuple(ks)
     lists = top_lists(metrics, ks, support, model.output_bias.device)
-    ranks = rank_by_model(model, sessions, tie_breaking, batch_size, lists)
+    ranks = rank_by_model(model, sessions, tie_breaking, batch_size, lists, bonus)
     return metrics_of_ranks(ranks, ks, metrics, lists)

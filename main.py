@@ -177,7 +177,7 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> int:
     del checkpoint  # the optimizer's state is larger than the model
     lists = top_lists(p.metrics, p.k_eval, support, model.output_bias.device)
     try:
-        ranks = rank_by_model(model, sessions, p.tie_breaking, lists=lists)
+        ranks = rank_by_model(model, sessions, p.tie_breaking, lists=lists, bonus=p.remind)
     except FloatingPointError as error:
         raise UserError(f"{path} cannot be evaluated: {error}") from error
     metrics = metrics_of_ranks(ranks, p.k_eval, p.metrics, lists)

@@ -198,10 +198,10 @@ def preset_flags(name: str) -> dict[str, Any]:
 def ranked(checkpoint: Path, files: Files, device: str | None) -> dict[str, Tensor]:
     """The ranks of all next clicks by a checkpoint, for every way to count ties."""
     flags = {"device": device} if device else {}
-    _, model, _ = restored_for_evaluation(read_checkpoint(checkpoint), checkpoint, flags)
+    parameters, model, _ = restored_for_evaluation(read_checkpoint(checkpoint), checkpoint, flags)
     device_of_model = model.output_bias.device
     batch_size = min(rows_at_once(len(files.index), device_of_model), len(files.test))
-    with scores_of(model, batch_size) as score_step:
+    with scores_of(model, batch_size, parameters.remind) as score_step:
         return rank_by_every_tie_breaking(score_step, files.test, device_of_model, batch_size)
 
 

@@ -177,6 +177,13 @@ THEMES = {
         P("is_eval", False, SWITCH, "only evaluate --load_model on the validation file"),
         P("k_eval", [20], COUNT, "cutoffs K of Recall@K and MRR@K, one or more", several=True),
         P("metrics", list(DEFAULT_METRICS), one_of(METRICS), f"one or more of {', '.join(METRICS)}", several=True),
+        P(
+            "remind",
+            0.0,
+            NOT_NEGATIVE,
+            "added to the scores of items that the session has clicked, but the current one (reminders); training does "
+            "not know of it",
+        ),
         P("ranks", None, FILE, "with --is_eval, also write the rank of every next click to this Parquet file"),
         P(
             "tie_breaking",
@@ -207,7 +214,7 @@ NO_MATTER = (
     "deterministic",
 )
 FREE_ON_RESUME = (*NO_MATTER, "data_folder", "train_data")
-FREE_ON_EVALUATION = "data_folder valid_data load_model is_eval device k_eval metrics ranks tie_breaking".split()
+FREE_ON_EVALUATION = "data_folder valid_data load_model is_eval device k_eval metrics remind ranks tie_breaking".split()
 
 
 def make_parser() -> FlagParser:

@@ -123,7 +123,13 @@ class TrainingRun:
         """
         p = self.parameters
         return evaluate(
-            model or self.model, self.valid_sessions, p.k_eval, p.tie_breaking, metrics=p.metrics, support=self.support
+            model or self.model,
+            self.valid_sessions,
+            p.k_eval,
+            p.tie_breaking,
+            metrics=p.metrics,
+            support=self.support,
+            bonus=p.remind,
         )
 
     def checkpoint(self, epoch: int, within_epoch: EpochProgress | None) -> dict[str, Any]:

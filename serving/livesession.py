@@ -22,6 +22,7 @@ class LiveSessions:
     def __init__(self, ranking: Ranking, n: int):
         self._ranking = ranking
         self._hidden = ranking.model.initial_hidden(n)
+        self._clicked: list[list[int]] = [[] for _ in range(n)]
 
     def __len__(self) -> int:
         return self._hidden.shape[1]
@@ -42,6 +43,20 @@ class LiveSessions:
         if not np.isfinite(state).all():
             raise ValueError("the state holds NaN or infinite values")
         self._hidden = torch.from_numpy(state.copy()).to(self._hidden.device)
+
+    @property
+    def clicked(self) -> list[list[int | str]]:
+        """The ids that each session has clicked, in order, and the model knows: for reminders, kept beside the state.
+
+        What is assigned to it takes their place; ValueError where it is not of as many sessions.
+        """
+        return [self._ranking.index.ids[places].tolist() for places in self._clicked]
+
+    @clicked.setter
+    def clicked(self, clicked: Sequence[Iterable[int | str]]) -> None:
+        if len(clicked) != len(self):
+            raise ValueError(f"clicks of {len(clicked)} sessions, expected {len(self)}")
+        self._clicked = [self._ranking.known(list(ids)).tolist() for ids in clicked]
 
     @property
     def has_begun(self) -> np.ndarray:
@@ -73,6 +88,8 @@ class LiveSessions:
             inputs = torch.from_numpy(known[going]).to(self._hidden.device)
             fed = self._ranking.model.feed(inputs, self._hidden[:, rows], torch.zeros_like(rows))
             self._hidden[:, rows] = fed
+            for row in np.flatnonzero(going).tolist():
+                self._clicked[row].append(int(known[row]))
         return going
 
     @torch.no_grad()
@@ -101,7 +118,7 @@ class LiveSessions:
                 raise ValueError(f"exclude is of {len(exclude)} sessions, expected {len(self)}")
             known = [self._ranking.known(list(ids)) for ids in exclude]
             without = np.repeat(np.arange(len(self)), list(map(len, known))), np.concatenate(known)
-        return self._ranking.best(self._hidden[-1], k, without, self.has_begun, fallback)
+        return self._ranking.best(self._hidden[-1], k, without, self.has_begun, fallback, self._clicked)
 
 
 class LiveSession:
@@ -110,13 +127,15 @@ class LiveSession:
     Args:
         ranking: as in :class:`LiveSessions`.
         state: ``[L, H]`` of another one, to go on from; None for the beginning.
+        clicked: the ids that the other one has clicked.
 
     Raises:
         ValueError: the state has another shape, or is not finite.
     """
 
-    def __init__(self, ranking: Ranking, state: np.ndarray | None = None):
+    def __init__(self, ranking: Ranking, state: np.ndarray | None = None, clicked: Iterable[int | str] = ()):
         self._sessions = LiveSessions(ranking, 1)
+        self._sessions.clicked = [clicked]
         if state is not None:
             self.state = state
 
@@ -128,6 +147,11 @@ class LiveSession:
     @state.setter
     def state(self, state: np.ndarray) -> None:
         self._sessions.state = np.asarray(state)[:, None]
+
+    @property
+    def clicked(self) -> list[int | str]:
+        """The ids that were clicked, as in :attr:`LiveSessions.clicked`."""
+        return self._sessions.clicked[0]
 
     def click(self, item: int | str) -> bool:
         """Go on by a click; whether the model knows the item, without which the session stays as it is."""

@@ -21,10 +21,13 @@ class Ranking:
         index: the items that it knows.
         support: ``[n_items]`` int64, clicks of each in training; None where popular items are not asked for.
         allowed: ``[n_items]`` bool, which items may be recommended.
+        bonus: of what a session has clicked, see :func:`model.remind`.
     """
 
-    def __init__(self, model: GRU4Rec, index: ItemIndex, support: np.ndarray | None, allowed: np.ndarray):
-        self.model, self.index, self.support = model, index, support
+    def __init__(
+        self, model: GRU4Rec, index: ItemIndex, support: np.ndarray | None, allowed: np.ndarray, bonus: float = 0.0
+    ):
+        self.model, self.index, self.support, self.bonus = model, index, support, bonus
         self.selection = Selection.of(model, allowed)
 
     def among(self, candidates: Iterable[int | str] | None, exclude: Iterable[int | str] | None) -> "Ranking":
@@ -36,7 +39,7 @@ class Ranking:
             allowed = allowed & ~mask_of(self.index, exclude)
         if not allowed.any():
             raise ValueError("no item that the model knows may be recommended")
-        return Ranking(self.model, self.index, self.support, allowed)
+        return Ranking(self.model, self.index, self.support, allowed, self.bonus)
 
     def known(self, ids: Sequence[int | str]) -> np.ndarray:
         """Item indices of those ids that the model knows, int32."""
@@ -59,6 +62,7 @@ class Ranking:
         without: tuple[np.ndarray, np.ndarray] | None,
         begun: np.ndarray,
         fallback: str | None,
+        clicked: Sequence[Sequence[int]] = (),
     ) -> tuple[np.ndarray, np.ndarray]:
         """Item ids and scores, ``[n, k]`` each, for the top layer's hidden states ``[n, H]``.
 
@@ -66,13 +70,15 @@ class Ranking:
             without: as in :meth:`serving.selection.Selection.best`.
             begun: ``[n]`` bool, which sessions have a click; to the others goes what ``fallback`` names.
             fallback: one of ``FALLBACKS``; None for scores of minus infinity.
+            clicked: the item indices that each session has clicked, in order, for reminders.
 
         Raises:
             ValueError: there is no such fallback, or popular items are asked for and there is no support.
         """
         if fallback not in (None, *FALLBACKS):
             raise ValueError(f"fallback is {fallback!r}, expected {' or '.join(map(repr, FALLBACKS))}")
-        items, scores = self.selection.best(hidden, k, without)
+        reminded = _before_the_current(clicked) if self.bonus else None
+        items, scores = self.selection.best(hidden, k, without, reminded, self.bonus)
         if not begun.all():
             scores[~begun] = -np.inf
             if fallback is not None:
@@ -83,6 +89,13 @@ class Ranking:
         if self.support is None:
             raise ValueError("popular items need the support that a checkpoint has: see Recommender.load")
         return self.selection.most(self.support, k)
+
+
+def _before_the_current(clicked: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """The number of each session, for every item that it clicked but the last one, and these items."""
+    items = [np.asarray(each, dtype=np.int64) for each in clicked]
+    items = [each[each != each[-1]] if len(each) else each for each in items]
+    return np.repeat(np.arange(len(items)), list(map(len, items))), np.concatenate(items)
 
 
 def pairs(ids: np.ndarray, scores: np.ndarray) -> list[tuple[int | str, float]]:

@@ -24,16 +24,17 @@ class Recommender:
         model: with its trained weights.
         index: the items that it knows.
         support: ``[n_items]`` int64, clicks of each in training; None where popular items are not asked for.
+        bonus: of what a session has clicked, see :func:`model.remind`.
 
     Raises:
         FloatingPointError: a weight is NaN or infinite.
     """
 
-    def __init__(self, model: GRU4Rec, index: ItemIndex, support: np.ndarray | None = None):
+    def __init__(self, model: GRU4Rec, index: ItemIndex, support: np.ndarray | None = None, bonus: float = 0.0):
         model.check_finite()
         self.model = model.eval()
         self.index = index
-        self.ranking = Ranking(model, index, support, np.ones(len(index), dtype=bool))
+        self.ranking = Ranking(model, index, support, np.ones(len(index), dtype=bool), bonus)
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None) -> "Recommender":
@@ -48,9 +49,9 @@ class Recommender:
         """
         path = Path(path)
         checkpoint = read_checkpoint(path)
-        _, model, index = restored_for_evaluation(checkpoint, path, {"device": device})
+        parameters, model, index = restored_for_evaluation(checkpoint, path, {"device": device})
         try:
-            return cls(model, index, checkpoint["support"].cpu().numpy())
+            return cls(model, index, checkpoint["support"].cpu().numpy(), parameters.remind)
         except FloatingPointError as error:
             raise UserError(f"{path} cannot recommend: {error}") from error
 
@@ -133,7 +134,7 @@ class Recommender:
         if len(begun):
             hidden[torch.from_numpy(begun).to(hidden.device)] = self._last_hidden([sessions[row] for row in begun])
         seen = (np.repeat(np.arange(len(sessions)), lengths), np.concatenate(sessions)) if exclude_seen else None
-        return self.ranking.best(hidden, k, seen, lengths > 0, fallback)
+        return self.ranking.best(hidden, k, seen, lengths > 0, fallback, sessions)
 
     def similar(self, item: int | str, k: int = 20) -> list[tuple[int | str, float]]:
         """The items whose output vectors point where that of ``item`` points, most similar first.
@@ -159,9 +160,14 @@ class Recommender:
         best = np.argsort(-cosines, kind="stable")[:k]
         return pairs(self.index.ids[rows[best]], cosines[best])
 
-    def session(self, state: np.ndarray | None = None) -> LiveSession:
-        """A session as it happens, from its beginning, or from a :attr:`~serving.livesession.LiveSession.state`."""
-        return LiveSession(self.ranking, state)
+    def session(self, state: np.ndarray | None = None, clicked: Iterable[int | str] = ()) -> LiveSession:
+        """A session as it happens, from its beginning, or from where another one was.
+
+        Args:
+            state: :attr:`~serving.livesession.LiveSession.state` of the other one.
+            clicked: what it had clicked, which matters where the model was trained with ``--remind``.
+        """
+        return LiveSession(self.ranking, state, clicked)
 
     def sessions(self, n: int) -> LiveSessions:
         """``n`` sessions as they happen, side by side, from their beginning."""

@@ -49,7 +49,12 @@ class Selection:
         return cls(rows, bias.masked_fill(~torch.from_numpy(allowed).to(bias.device), -torch.inf), None, allowed)
 
     def best(
-        self, hidden: Tensor, k: int, without: tuple[np.ndarray, np.ndarray] | None = None
+        self,
+        hidden: Tensor,
+        k: int,
+        without: tuple[np.ndarray, np.ndarray] | None = None,
+        reminded: tuple[np.ndarray, np.ndarray] | None = None,
+        bonus: float = 0.0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """The items with the best scores.
 
@@ -57,22 +62,30 @@ class Selection:
             hidden: ``[n, H]`` the top layer's hidden state of each session.
             k: how many.
             without: rows of ``hidden``, and an item index for each of these, that is left out of this row's items.
+            reminded: rows and item indices likewise, whose scores gain ``bonus``, once, see :func:`model.remind`.
 
         Returns:
             Item indices int64 and scores float32, ``[n, k]`` each, best first; where too few items are left, the score
             is minus infinity, and the index is any.
         """
         scores = score(hidden, self.output_rows, self.bias)
+        if reminded is not None:
+            places = self._places(*reminded)
+            scores[places] = scores[places] + bonus
         if without is not None:
-            row, item = (torch.from_numpy(part.astype(np.int64)).to(scores.device) for part in without)
-            if self.items is not None:
-                column = torch.searchsorted(self.items, item).clamp_(max=max(len(self.items) - 1, 0))
-                is_there = self.items.take(column) == item if len(self.items) else item < 0
-                row, item = row[is_there], column[is_there]
-            scores[row, item] = -torch.inf
+            scores[self._places(*without)] = -torch.inf
         best = scores.topk(min(k, scores.shape[1]), dim=1)
         items = best.indices if self.items is None else self.items[best.indices]
         return _filled_up(items.cpu().numpy(), best.values.cpu().numpy(), k)
+
+    def _places(self, row: np.ndarray, item: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Row and column of the scores of items, less those that are not selected."""
+        row, item = (torch.from_numpy(part.astype(np.int64)).to(self.bias.device) for part in (row, item))
+        if self.items is None:
+            return row, item
+        column = torch.searchsorted(self.items, item).clamp_(max=max(len(self.items) - 1, 0))
+        is_there = self.items.take(column) == item if len(self.items) else item < 0
+        return row[is_there], column[is_there]
 
     def rows(self) -> np.ndarray:
         """``[C]`` the item index of each row of ``output_rows``."""

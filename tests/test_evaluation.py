@@ -107,13 +107,15 @@ def random_sessions(seed=0, n_sessions=23, n_items=15):
     return known + [rng.integers(0, n_items, rng.integers(2, 12)).tolist() for _ in range(n_sessions - 1)]
 
 
-def ranks_event_by_event(model, sessions, tie_breaking):
-    """One session at a time, one click at a time, from a zero state."""
+def ranks_event_by_event(model, sessions, tie_breaking, bonus=0.0):
+    """One session at a time, one click at a time, from a zero state; what was clicked before gains a bonus."""
     ranks = []
     for session in sessions:
         hidden = torch.zeros(model.num_layers, 1, model.hidden_size)
-        for click, next_click in zip(session[:-1], session[1:], strict=True):
+        for place, (click, next_click) in enumerate(zip(session[:-1], session[1:], strict=True)):
             scores, hidden = model.score_all(torch.tensor([click]), hidden, torch.tensor([False]))
+            for item in set(session[:place]) - {click}:
+                scores[0, item] += bonus
             ranks.append(rank_by_hand(scores[0].tolist(), next_click, tie_breaking))
     return np.array(ranks)
 
@@ -152,6 +154,20 @@ def test_ranks_are_in_the_order_of_sessions_and_positions(batch_size):
     encoded, _ = make_sessions(sessions)
     ranks = rank_by_model(model, encoded, batch_size=batch_size)
     assert ranks.tolist() == ranks_event_by_event(model, sessions, "standard").tolist()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 23, 100])
+def test_reminders_are_those_of_a_loop(batch_size):
+    """Clicks that return, also to the current item; lanes that take the next session, and lanes that have died."""
+    model, sessions = random_model(3).eval(), random_sessions(3)
+    sessions += [[4, 4, 4, 4], [5, 6, 5, 6, 6, 5], [1, 1, 2, 2, 1]]
+    encoded, _ = make_sessions(sessions)
+    plain = ranks_event_by_event(model, sessions, "standard").tolist()
+    for bonus in (0.4, 1.5):
+        expected = ranks_event_by_event(model, sessions, "standard", bonus).tolist()
+        assert rank_by_model(model, encoded, batch_size=batch_size, bonus=bonus).tolist() == expected != plain
+        metrics = evaluate(model, encoded, (3,), batch_size=batch_size, bonus=bonus)
+        assert metrics.recall[3] == np.mean(np.array(expected) <= 3)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 100])

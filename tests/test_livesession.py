@@ -21,11 +21,11 @@ MODES = {
 }
 
 
-def make_recommender(ids=NUMBERS, **mode):
+def make_recommender(ids=NUMBERS, bonus=0.3, **mode):
     torch.manual_seed(1)
     model = GRU4Rec(N_ITEMS, hidden_size=6, **mode)
     torch.nn.init.normal_(model.output_bias)
-    return Recommender(model, ItemIndex(ids), np.arange(N_ITEMS) + 1)
+    return Recommender(model, ItemIndex(ids), np.arange(N_ITEMS) + 1, bonus)
 
 
 @pytest.mark.parametrize("ids", [NUMBERS, TEXTS], ids=["numbers", "texts"])
@@ -39,7 +39,7 @@ def test_one_session_gets_what_the_whole_session_gets_to_the_last_bit(ids, mode)
         for item in rng.choice([*ids.tolist(), *unknown, *unknown], rng.integers(2, 9)).tolist():
             if rng.random() < 0.5:  # the state goes through a cache
                 state = session.state
-                session = recommender.session(state)
+                session = recommender.session(state, session.clicked)
             clicked.append(item)
             assert session.click(item) == (item in ids)
             if set(clicked) <= set(unknown):
@@ -67,8 +67,8 @@ def test_sessions_side_by_side_do_not_touch_each_other(mode):
         for row, item in enumerate(ids):
             clicked[row] += [] if item is None else [item]
         if moment == 4:
-            state, sessions = sessions.state, recommender.sessions(n)
-            sessions.state = state
+            state, so_far, sessions = sessions.state, sessions.clicked, recommender.sessions(n)
+            sessions.state, sessions.clicked = state, so_far
             state[:] = 9  # of no use to anyone
         found, scores = sessions.recommend(6)
         left, _ = sessions.recommend(6, exclude=clicked)
@@ -84,6 +84,17 @@ def test_sessions_side_by_side_do_not_touch_each_other(mode):
             assert left[row].tolist() == [item for item, _ in recommender.recommend(clicked[row], 6, exclude_seen=True)]
 
 
+def test_a_session_is_reminded_of_what_it_clicked_but_the_current_item():
+    plain, reminded = make_recommender(bonus=0), make_recommender(bonus=0.8)
+    clicked = [503, 503, 510, 7, 505, 510]
+    expected = dict(plain.recommend(clicked, N_ITEMS))
+    for item in (503, 505):
+        expected[item] += 0.8
+    assert dict(reminded.recommend(clicked, N_ITEMS)) == pytest.approx(expected)
+    few = reminded.among(candidates=[505, 510, 520])
+    assert dict(few.recommend(clicked, N_ITEMS)) == pytest.approx({item: expected[item] for item in (505, 510, 520)})
+
+
 def test_what_does_not_fit_is_refused():
     recommender = make_recommender()
     sessions = recommender.sessions(3)
@@ -93,6 +104,8 @@ def test_what_does_not_fit_is_refused():
         sessions.state = np.zeros((1, 2, 6))
     with pytest.raises(ValueError, match="NaN or infinite"):
         recommender.session(np.full((1, 6), np.nan))
+    with pytest.raises(ValueError, match="clicks of 1 sessions, expected 3"):
+        sessions.clicked = [[500]]
     with pytest.raises(ValueError, match="exclude is of 1 sessions, expected 3"):
         sessions.recommend(3, exclude=[[500]])
     with pytest.raises(ValueError, match="expected 1 to 30"):

@@ -44,7 +44,7 @@ def run_folder(request, tmp_path_factory):
     convert = as_text if request.param == "text" else lambda clicks: clicks
     valid = random_clicks(1, 40, N_ITEMS + 1)
     write_click_files({folder / TRAIN_ONLY: convert(random_clicks(0, 60)), folder / VALID: convert(valid)})
-    line = f"--data_folder {folder} --hidden_size 4 --batch_size 8 --n_epochs 1 --device cpu --k_eval 3"
+    line = f"--data_folder {folder} --hidden_size 4 --batch_size 8 --n_epochs 1 --device cpu --k_eval 3 --remind 0.1"
     assert main.run(main.parse_flags(f"{line} --checkpoint_dir {folder}".split())) == 0
     return folder
 

@@ -79,6 +79,7 @@ NO_CHANGES = [
     ("", ""),
     ("", "--k_eval 3 5"),
     ("", "--tie_breaking median"),
+    ("", "--remind 0.5"),
     ("", "--metrics ndcg coverage popularity"),
     ("", "--patience 1"),
     ("", "--save_every 3"),
@@ -173,6 +174,16 @@ def test_evaluation_heeds_ties_and_cutoffs(data_folder, tmp_path, capsys):
     evaluate_checkpoint(parse_flags(["--is_eval", "--load_model", str(path), "--k_eval", "5", "2", "5"]))
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["Recall@2", "Recall@5"]
     assert evaluate(run.model, run.valid_sessions, (3,)).recall[3] == run.history[0]["recall@3"]
+
+
+def test_evaluation_reminds_while_training_and_afterwards(data_folder, tmp_path, capsys):
+    run, folder = trained("--k_eval 3 --remind 2.5", data_folder, tmp_path)
+    plain, reminded = (evaluate(run.model, run.valid_sessions, (3,), bonus=bonus) for bonus in (0, 2.5))
+    assert run.history[0]["recall@3"] == reminded.recall[3] != plain.recall[3]
+    for flags, expected in (([], reminded), (["--remind", "0"], plain)):
+        capsys.readouterr()
+        evaluate_checkpoint(parse_flags(["--is_eval", "--load_model", str(folder.path / "model_00000.pt"), *flags]))
+        assert capsys.readouterr().out == expected.line(3) + "\n"
 
 
 @pytest.mark.parametrize("line", ["--resume --n_epochs 2", "--resume --seed 7", "", "--load_model {} --n_epochs 2"])
