@@ -73,8 +73,9 @@ def drop_short_sessions(clicks: Clicks) -> Clicks:
 def drop_rare_items(clicks: Clicks) -> Clicks:
     """Drop clicks on items with fewer than five clicks."""
     code, item_ids = pd.factorize(clicks.item)
-    clicks_of = np.bincount(code, minlength=len(item_ids))
-    return without(clicks, clicks_of[code] < MIN_ITEM_CLICKS)
+    is_rare = (np.bincount(code, minlength=len(item_ids)) < MIN_ITEM_CLICKS)[code]
+    del code
+    return without(clicks, is_rare)
 
 
 FILTERS = (
@@ -123,12 +124,18 @@ def split_at(clicks: Clicks, split_time: int, protocol: Protocol = PAPER) -> tup
     offsets = session_offsets(clicks.session)
     decisive = offsets[1:] - 1 if protocol.split_by == "end" else offsets[:-1]
     later = np.repeat(clicks.time[decisive] >= split_time, np.diff(offsets))
-    train, held_out = clicks.select(~later), clicks.select(later)
+    in_train, in_held_out = ~later, later
     if protocol.across == "cut":
-        train = train.select(train.time < split_time)
-        held_out = held_out.select(held_out.time >= split_time)
-    train, held_out = drop_short_sessions(train), drop_short_sessions(held_out)
+        in_train &= clicks.time < split_time
+        in_held_out &= clicks.time >= split_time
+    train, held_out = (clicks.select(_of_long_sessions(which, offsets)) for which in (in_train, in_held_out))
     return train, held_out if protocol.unknown_items == "keep" else keep_known_items(held_out, train)
+
+
+def _of_long_sessions(which: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Of the clicks in a mask, those whose session has two of them there."""
+    lengths = np.add.reduceat(which, offsets[:-1], dtype=np.int64)
+    return which & np.repeat(lengths >= MIN_SESSION_CLICKS, np.diff(offsets))
 
 
 def keep_known_items(clicks: Clicks, train: Clicks) -> Clicks:
@@ -150,8 +157,9 @@ def split(
     Raises:
         UserError: a file would be empty.
     """
-    clicks = filter_clicks(raw, protocol, say)
-    del raw
+    handed_on = [raw]
+    del raw  # so that nobody has it any more once the filters let it go
+    clicks = filter_clicks(handed_on.pop(), protocol, say)
     if len(clicks) == 0:
         raise UserError(
             f"no clicks are left after the filters: sessions need {MIN_SESSION_CLICKS} clicks, items {MIN_ITEM_CLICKS}"
@@ -250,7 +258,7 @@ def reading_time(path: Path) -> str:
 def read_asked_clicks(paths: list[Path], log: LogFormat | None, flags: Namespace) -> Clicks:
     """The clicks of the files, all or those of the last days, by session and time."""
     clicks = read_sessions_of_log(paths, log, flags) if log else read_raw_sessions(paths, flags)
-    clicks = clicks.sorted()
+    clicks = clicks.sorted(in_place=True)
     doubts_about_sessions(clicks, log.session if log else "session", are_cut=flags.session_gap is not None)
     return last_days(clicks, flags.last_days) if flags.last_days else clicks
 

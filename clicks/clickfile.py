@@ -103,18 +103,30 @@ class Clicks:
         line = None if self.line is None else self.line[which]
         return replace(self, session=self.session[which], item=self.item[which], time=self.time[which], line=line)
 
+    def reordered(self, order: np.ndarray) -> "Clicks":
+        """The clicks in another order, in the arrays that they had: there is not always room for two copies of all."""
+        for column in (self.session, self.item, self.time, self.line):
+            if column is not None:
+                column[:] = column[order]
+        return self
+
     def session_ids(self, which: np.ndarray) -> np.ndarray:
         """The session ids of the clicks that an index array picks: int64, or str as objects."""
         ids = self.session[which]
         return ids if self.session_names is None else self.session_names.to_numpy(zero_copy_only=False)[ids]
 
-    def sorted(self) -> "Clicks":
-        """The clicks by session (see ``session``), then by time; clicks of a session at one time keep their order."""
+    def sorted(self, in_place: bool = False) -> "Clicks":
+        """The clicks by session (see ``session``), then by time; clicks of a session at one time keep their order.
+
+        Args:
+            in_place: in the arrays that they had, see :meth:`reordered`.
+        """
         later_session = self.session[1:] > self.session[:-1]
         later_time = (self.session[1:] == self.session[:-1]) & (self.time[1:] >= self.time[:-1])
         if np.all(later_session | later_time):
             return self
-        return self.select(np.lexsort((self.time, self.session)))
+        order = np.lexsort((self.time, self.session))
+        return self.reordered(order) if in_place else self.select(order)
 
 
 def session_offsets(session: np.ndarray) -> np.ndarray:

@@ -292,8 +292,8 @@ def _one_numbering(parts: list[Text]) -> tuple[np.ndarray, pa.LargeStringArray]:
 
     Numbers are in the order of first appearance, that of text that was left out included. ``NO_CLICK`` stays as it is.
     """
-    encoded = pa.chunked_array([part.values for part in parts]).dictionary_encode().unify_dictionaries()
-    names = encoded.chunk(0).dictionary
+    encoded = pa.chunked_array([part.values for part in parts]).dictionary_encode()
+    names = encoded.chunk(0).dictionary  # that of every chunk is that of all: to unify them takes all in each
     numbers_of = [np.append(chunk.indices.to_numpy(), np.int32(NO_CLICK)) for chunk in encoded.chunks]
     codes = np.empty(sum(map(len, parts)), dtype=np.int32)
     occurs = np.zeros(len(names) + 1, dtype=np.bool_)
@@ -344,13 +344,14 @@ def sessions_of_users(clicks: Clicks, gap: int) -> Clicks:
     """Cut the clicks of every user into sessions: one ends where the next click comes more than a gap later.
 
     Args:
-        clicks: with users in place of sessions.
+        clicks: with users in place of sessions; brought into order in the arrays that they have.
         gap: in milliseconds.
 
     Returns:
         The clicks by user, then time; sessions are numbered from 1 in this order.
     """
-    clicks = clicks.sorted()
+    clicks = clicks.sorted(in_place=True)
     begins = np.ones(len(clicks), dtype=np.bool_)
     begins[1:] = (clicks.session[1:] != clicks.session[:-1]) | (np.diff(clicks.time) > gap)
-    return replace(clicks, session=np.cumsum(begins), session_names=None)
+    numbers = np.cumsum(begins, dtype=np.int32 if len(clicks) < 2**31 else np.int64)
+    return replace(clicks, session=numbers, session_names=None)

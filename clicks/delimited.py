@@ -23,6 +23,7 @@ from terminal.errors import UserError, warn
 
 LONGEST_LINE = 10_000  # characters; Arrow has a limit, too
 MOST_SECONDS = 1e12  # past the year 30000
+CHECKED_AT_ONCE, STREAMED_AT_ONCE = 2**22, 2**25  # bytes
 MILLISECONDS = 1e-3  # of a second
 
 _TEXT = pa.dictionary(pa.int32(), pa.large_string())  # large: ids of many gigabytes in all are fine
@@ -211,12 +212,15 @@ def read_columns(path: Path, layout: Layout, skip_bad_lines: bool = False) -> di
 
 
 def stream_columns(path: Path, layout: Layout) -> Iterator[dict[str, Any]]:
-    """As :func:`read_columns`, some lines at a time."""
+    """As :func:`read_columns`, some lines at a time, by all cores."""
     try:
-        if _may_be_misread(path, layout):
-            refuse_bad_line(path, layout)
-        for batch in pa.csv.open_csv(path, **_csv_options(layout)):
-            yield {name: kind.convert(pa.chunked_array([batch[name]])) for name, kind in layout.kinds.items()}
+        for number, block in enumerate(_blocks_of_lines(path, STREAMED_AT_ONCE)):
+            if _is_misread(block, layout):
+                refuse_bad_line(path, layout)
+            if block.strip():
+                columns = _read(pa.BufferReader(block), layout, has_header=layout.has_header and number == 0)
+                if all(map(len, columns.values())):
+                    yield columns
     except (pa.ArrowException, ValueError, OSError) as error:
         refuse_bad_line(path, layout)
         raise UserError(f"cannot read {path}: {error}") from error
@@ -260,9 +264,9 @@ def excerpt(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:60] + "…")
 
 
-def _read(source: Path | pa.BufferReader, layout: Layout) -> dict[str, Any]:
+def _read(source: Path | pa.BufferReader, layout: Layout, has_header: bool | None = None) -> dict[str, Any]:
     """The columns, each given up by Arrow when it is converted: there is not always room for two copies of all."""
-    table = pa.csv.read_csv(source, **_csv_options(layout))
+    table = pa.csv.read_csv(source, **_csv_options(layout, layout.has_header if has_header is None else has_header))
     columns = {name: table[name] for name in layout.kinds}
     n_lines = table.num_rows
     del table
@@ -275,40 +279,43 @@ def _read(source: Path | pa.BufferReader, layout: Layout) -> dict[str, Any]:
     return converted
 
 
-def _csv_options(layout: Layout) -> dict[str, Any]:
+def _csv_options(layout: Layout, has_header: bool) -> dict[str, Any]:
     types = {name: kind.arrow_type for name, kind in layout.kinds.items()}
     quotes = '"' if layout.quoted else False
     return {
-        "read_options": pa.csv.ReadOptions(column_names=list(layout.names), skip_rows=1 if layout.has_header else 0),
+        "read_options": pa.csv.ReadOptions(column_names=list(layout.names), skip_rows=1 if has_header else 0),
         "parse_options": pa.csv.ParseOptions(delimiter=layout.separator, quote_char=quotes),
         "convert_options": pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
     }
 
 
 def _may_be_misread(path: Path, layout: Layout) -> bool:
-    """Whether a file has anything in it that Arrow takes and a person does not.
+    """Whether a file has anything in it that Arrow takes and a person does not."""
+    return any(_is_misread(block, layout) for block in _blocks_of_lines(path, CHECKED_AT_ONCE))
 
-    It reads 0x1f as the integer 31, ``"a"b`` as ab, and quotes that begin in one line and end in another.
+
+def _is_misread(block: bytes, layout: Layout) -> bool:
+    """The same of some lines.
+
+    Arrow reads 0x1f as the integer 31, ``"a"b`` as ab, and quotes that begin in one line and end in another.
     """
-    has_integers = any(pa.types.is_integer(kind.arrow_type) for kind in layout.kinds.values())
-    if not has_integers and not layout.quoted:
+    if any(pa.types.is_integer(kind.arrow_type) for kind in layout.kinds.values()) and (
+        b"0x" in block or b"0X" in block
+    ):
+        return True
+    if not layout.quoted or b'"' not in block:
         return False
     ends = re.escape(layout.separator.encode()) + rb"\r\n"
-    opening = re.compile(rb'(?<![^%s])"' % ends)
-    whole = re.compile(opening.pattern + rb'(?:[^"\r\n]|"")*"(?![^%s])' % ends)
-    for block in _blocks_of_lines(path):
-        if has_integers and (b"0x" in block or b"0X" in block):
-            return True
-        if layout.quoted and b'"' in block and opening.search(whole.sub(b"", block)):
-            return True
-    return False
+    opening = rb'(?<![^%s])"' % ends
+    whole = opening + rb'(?:[^"\r\n]|"")*"(?![^%s])' % ends
+    return bool(re.search(opening, re.sub(whole, b"", block)))
 
 
-def _blocks_of_lines(path: Path) -> Iterator[bytes]:
-    """The content of a plain or gzipped file, some whole lines at a time."""
+def _blocks_of_lines(path: Path, size: int) -> Iterator[bytes]:
+    """The content of a plain or gzipped file, some whole lines at a time, of some ``size`` bytes."""
     begun = b""
     with pa.input_stream(path) as stream:
-        while content := stream.read(2**22):
+        while content := stream.read(size):
             end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
             if end:
                 yield begun + content[:end]

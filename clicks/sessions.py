@@ -49,7 +49,7 @@ def sessions_of(lines: Clicks, file_ends: Sequence[int], how: Handling) -> Click
 
     Args:
         lines: those of all files, in their order, as :func:`clicks.clicklog.read_events` or ``read_raw_clicks`` give
-            them: ids are text or integers.
+            them: ids are text or integers. Their arrays may be used for the result.
         file_ends: where each file's lines end.
         how: what is to be done.
 
@@ -63,7 +63,7 @@ def sessions_of(lines: Clicks, file_ends: Sequence[int], how: Handling) -> Click
     if how.sessions_per_file:
         lines = replace(lines, session=_of_their_files(lines.session, file_ends), session_names=None)
     if how.order != BY_LINE:
-        lines = lines.select(np.lexsort((lines.item, lines.time, lines.session)))
+        lines = lines.reordered(np.lexsort((lines.item, lines.time, lines.session)))
     if how.session_gap is not None:
         lines = sessions_of_users(lines, how.session_gap)
     if how.cut_first:
