@@ -81,7 +81,7 @@ def test_compiled_steps_compute_the_same_with_several_threads_too(loss, settings
     finally:
         torch.set_num_threads(n_threads)
     assert step.step is not training_step
-    assert capsys.readouterr().err == ""
+    assert "slower" not in capsys.readouterr().err  # what PyTorch says itself depends on its build
     for ours, theirs in zip(plain[0].parameters(), compiled[0].parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-3)
 
