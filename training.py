@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from model import GRU4Rec
 from optimizer import Optimizer
 
 TrainingStep = Callable[[GRU4Rec, Optimizer, LossFunction, MiniBatch, Tensor, int], tuple[Tensor, Tensor]]
+
+
+Parts = tuple[GRU4Rec, Optimizer, LossFunction]  # those arguments of a step that stay the same
 
 
 class Diverged(ArithmeticError):
@@ -66,11 +70,27 @@ class Feed(Protocol):
         """The blocks of an epoch from the one that holds ``from_step``, each with its mini-batches from there on."""
 
 
+@runtime_checkable
+class ManySteps(Protocol):
+    """A training step that can be taken many times in one call, such as :class:`faster.cudagraph.GraphedStep`.
+
+    Attributes:
+        n_at_once: how many times.
+    """
+
+    n_at_once: int
+
+    def take_many(
+        self, parts: Parts, batches: Sequence[MiniBatch], states: list[Tensor], batch_size: int
+    ) -> tuple[Sequence[Tensor], list[Tensor]]:
+        """As :func:`take_steps`, of ``n_at_once`` mini-batches, whose lanes are all."""
+
+
 class Keeper(Protocol):
     """Someone who saves an epoch's progress now and then."""
 
     def is_due(self, step: int) -> bool:
-        """Asked after every step: save now?"""
+        """Save once this step is done? Asked after every step, and, where many are taken at once, before them, too."""
 
     def keep(self, progress: EpochProgress) -> None:
         """Save. May raise to end training."""
@@ -105,6 +125,31 @@ def training_step(
     return loss.detach(), hidden.detach()
 
 
+def take_steps(
+    step: TrainingStep, parts: Parts, batches: Sequence[MiniBatch], states: list[Tensor], batch_size: int
+) -> tuple[Sequence[Tensor], list[Tensor]]:
+    """Steps one after another.
+
+    Args:
+        states: the T last hidden states ``[L, B, H]`` of all lanes, the oldest first.
+        batch_size: B.
+
+    Returns:
+        The loss of each step, and the T last hidden states then.
+    """
+    losses = []
+    for batch in batches:
+        oldest, *newer = states
+        loss, hidden = step(*parts, batch, oldest[:, batch.lanes], batch_size)
+        losses.append(loss)
+        if hidden.shape[1] < batch_size:
+            hidden = states[-1].index_copy(1, batch.lanes, hidden)
+        elif newer:
+            hidden = hidden.clone()  # a CUDA graph overwrites what it gave last
+        states = [*newer, hidden]
+    return losses, states
+
+
 def train_epoch(
     model: GRU4Rec,
     optimizer: Optimizer,
@@ -130,7 +175,7 @@ def train_epoch(
         Diverged: a step's loss is NaN or infinite.
     """
     model.train()
-    batch_size = feed.n_lanes
+    parts, batch_size = (model, optimizer, loss_function), feed.n_lanes
     if progress.hidden is None:
         progress.hidden = [model.initial_hidden(batch_size)] * feed.bptt
     ledger = _Ledger(progress, batch_size, bar)
@@ -139,20 +184,35 @@ def train_epoch(
     current = next(blocks, None)
     while current is not None:
         block, mini_batches = current
-        for batch in mini_batches:
-            oldest, *newer = progress.hidden
-            loss, hidden = step(model, optimizer, loss_function, batch, oldest[:, batch.lanes], batch_size)
-            losses.append(loss)
-            if hidden.shape[1] < batch_size:
-                hidden = progress.hidden[-1].index_copy(1, batch.lanes, hidden)
-            elif newer:
-                hidden = hidden.clone()  # a CUDA graph overwrites what it gave last
-            progress.hidden = [*newer, hidden]
+        for batches in _portions(list(mini_batches), step, progress.step, keeper):
+            taken = step.take_many if len(batches) > 1 else partial(take_steps, step)
+            losses_of_portion, progress.hidden = taken(parts, batches, progress.hidden, batch_size)
+            losses.extend(losses_of_portion)
             if keeper is not None and keeper.is_due(progress.step + len(losses)):
                 ledger.settle(block, losses)
                 keeper.keep(progress)
         current = next(blocks, None)  # while a GPU still works on this block
         ledger.settle(block, losses)
+
+
+def _portions(
+    batches: list[MiniBatch], step: TrainingStep, n_steps: int, keeper: Keeper | None
+) -> Iterator[list[MiniBatch]]:
+    """The mini-batches of a block one by one, or as many as the step takes at once, where nothing is due between.
+
+    Args:
+        n_steps: how many steps of the epoch are done.
+    """
+    n_at_once = step.n_at_once if isinstance(step, ManySteps) else 1
+    done = 0
+    while done < len(batches):
+        portion = batches[done : done + n_at_once]
+        are_all_alive = isinstance(portion[-1].lanes, slice)
+        between = range(n_steps + done + 1, n_steps + done + n_at_once) if keeper is not None else ()
+        if len(portion) < n_at_once or not are_all_alive or any(keeper.is_due(n) for n in between):
+            portion = portion[:1]
+        yield portion
+        done += len(portion)
 
 
 class _Ledger:

@@ -71,6 +71,15 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
+def renew_generator(device: torch.device) -> None:
+    """Have dropout draw on, from where it is, after a CUDA graph's capture that failed.
+
+    PyTorch (2.11, at least) leaves the state of the device's generator "capturing" then, and refuses to draw from it.
+    """
+    generator = torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+    generator.graphsafe_set_state(generator.clone_state())
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep what a step frees for the next one, where it is glibc.
 

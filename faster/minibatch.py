@@ -11,7 +11,7 @@ count it. There are two ways to list rows:
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, groupby, islice
+from itertools import chain, groupby, islice, repeat
 
 import torch
 from torch import Tensor
@@ -19,33 +19,38 @@ from torch import Tensor
 from dataset import Block, Columns, MiniBatch, NegativeSampler, SessionParallelBatches
 
 
-def unpack(packed: Tensor, shape: tuple[int, int], n_scored: int, shared: bool, lanes: Tensor | slice) -> MiniBatch:
-    """The mini-batch of S scored items that :meth:`MiniBatchMaker.mini_batches` packed in a row.
+def unpack(
+    packed: Tensor, shape: tuple[int, int], n_scored: int, shared: bool, lanes: Iterable[Tensor | slice]
+) -> Iterator[MiniBatch]:
+    """The mini-batches of S scored items each that :meth:`MiniBatchMaker.mini_batches` packed in rows.
 
     Args:
+        packed: ``[K, P]`` int64, a mini-batch a row. It is split here once, into views.
         shape: T and b.
         shared: inputs are looked up in the output table.
+        lanes: of each of them.
     """
     n_inputs, b = shape[0] * shape[1], shape[1]
     n_items = n_inputs + n_scored
     n_rows, n_columns = (n_items, n_items) if shared else (n_inputs, n_scored)
     sizes = (n_items, n_rows, n_scored, n_columns, n_columns, n_inputs)
-    items, input_stand_in, scored_stand_in, n_targets, n_samples, starts = packed.split(sizes)
-    input_rows, scored_rows = items[:n_rows], items[n_inputs:]
-    if shared:
-        columns = Columns(input_rows, input_stand_in[n_inputs : n_inputs + b], n_targets, n_samples)
-    else:
-        columns = Columns(scored_rows, scored_stand_in[:b], n_targets, n_samples)
-    input_place, starts = input_stand_in[:n_inputs].view(shape), starts.view(shape)
-    stand_ins = input_stand_in, scored_stand_in
-    return MiniBatch(input_rows, input_place, scored_rows, columns, starts, lanes, *stand_ins, packed)
+    items, input_stand_in, scored_stand_in, n_targets, n_samples, starts = packed.split(sizes, dim=1)
+    target = input_stand_in[:, n_inputs : n_inputs + b] if shared else scored_stand_in[:, :b]
+    input_place = input_stand_in[:, :n_inputs].unflatten(1, shape)
+    input_rows, scored_rows = items[:, :n_rows].unbind(), items[:, n_inputs:].unbind()
+    columns = map(
+        Columns, input_rows if shared else scored_rows, target.unbind(), n_targets.unbind(), n_samples.unbind()
+    )
+    starts = starts.unflatten(1, shape).unbind()
+    rest = (part.unbind() for part in (input_stand_in, scored_stand_in, packed))
+    return map(MiniBatch, input_rows, input_place.unbind(), scored_rows, columns, starts, lanes, *rest)
 
 
-def moved_to(packed: Tensor, batch: MiniBatch) -> MiniBatch:
-    """The mini-batch that ``packed`` holds, which is laid out as another one is."""
+def unpack_as(packed: Tensor, batch: MiniBatch) -> list[MiniBatch]:
+    """The mini-batches in the rows of ``packed``, which are laid out as another one is."""
     shape, n_scored = batch.starts.shape, len(batch.scored_rows)
     shared = len(batch.input_rows) == shape.numel() + n_scored
-    return unpack(packed, shape, n_scored, shared, batch.lanes)
+    return list(unpack(packed, shape, n_scored, shared, repeat(batch.lanes)))
 
 
 class MiniBatches:
@@ -150,10 +155,8 @@ class MiniBatchMaker:
         counts = [_counts(places, n_columns) for places in (column_stand_in[:, :b], column_stand_in[:, b:])]
         parts = (items, input_stand_in, scored_stand_in, *counts, starts)
         packed = torch.cat([part.long() for part in parts], dim=1)
-        shape = n_inputs // b, b
-        return (
-            unpack(row, shape, n_scored, self.shared, block.live_lanes(k)) for k, row in enumerate(packed, steps.start)
-        )
+        lanes = map(block.live_lanes, range(steps.start, steps.stop))
+        return unpack(packed, (n_inputs // b, b), n_scored, self.shared, lanes)
 
     def distinct_rows(self, items: Tensor, n_first: int = 1) -> tuple[list[Tensor], Tensor, list[int]]:
         """Which rows the items ``[K, M]`` of every step take, each once.

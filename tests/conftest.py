@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from clicks.clickfile import Clicks, write_click_files
 from clicks.itemindex import ItemIndex
 from clicks.synthetic import synthetic_clicks
 from dataset import NegativeSampler, SessionParallelBatches, Sessions, encode_sessions
-from faster import compilation
 from faster.minibatch import MiniBatches, MiniBatchMaker
 from model import GRU4Rec
 from preprocessing import TRAIN_ONLY, VALID, split
@@ -48,26 +46,12 @@ def without_matplotlib(monkeypatch):
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
-    """Train on the CPU as on a GPU: with repeated rows, programs that PyTorch calls, and graphs, of which Python starts
-    every kernel.
-    """
-
-    def captured(run, device):
-        result = torch.zeros(())
-
-        def replay():
-            result.copy_(run())
-
-        return replay, result
+    """Train on the CPU as on a GPU: with repeated rows, and graphs, of which Python starts every kernel."""
 
     def maker(n_items, shared, device, repeated):
         return MiniBatchMaker(n_items, shared, device, repeated=True)
 
-    def program(parts):
-        return compilation._compiled(backend="inductor", options=compilation.CPU_OPTIONS)
-
-    monkeypatch.setattr("faster.compilation._Program", program)
-    monkeypatch.setattr("faster.compilation.captured", captured)
+    monkeypatch.setattr("faster.cudagraph.captured", lambda run, device: run)
     monkeypatch.setattr("faster.minibatch.MiniBatchMaker", maker)
 
 

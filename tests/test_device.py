@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from dataset import NegativeSampler, SessionParallelBatches
 from evaluation import COMPARED_AT_ONCE, METRICS, evaluate
-from faster.compilation import FasterStep, GraphedStep
+from faster.cudagraph import GraphedStep
+from faster.fasterstep import FasterStep
 from faster.minibatch import MiniBatchMaker
 from lossfunction import LOSSES, make_loss_function
 from model import GRU4Rec
@@ -100,10 +101,10 @@ def watch(monkeypatch):
     def captured(run, device):
         watch.capturing, watch.n_captures = True, watch.n_captures + 1
         try:
-            result = run()
+            run()
         finally:
             watch.capturing = False
-        return lambda: None, result
+        return lambda: None
 
     def checked(*arguments):  # of the first steps of a run, for which the host may wait
         watch.excused = True
@@ -112,11 +113,13 @@ def watch(monkeypatch):
         finally:
             watch.excused = False
 
-    check = FasterStep._checked_step
-    monkeypatch.setattr(FasterStep, "_checked_step", checked)
-    monkeypatch.setattr("faster.compilation.captured", captured)
-    monkeypatch.setattr("faster.compilation.CHECKED_STEPS", 1)
+    check = FasterStep._checked
+    monkeypatch.setattr(FasterStep, "_checked", checked)
+    monkeypatch.setattr("faster.cudagraph.captured", captured)
+    for file in ("fasterstep", "cudagraph"):
+        monkeypatch.setattr(f"faster.{file}.CHECKED_STEPS", 1)
     monkeypatch.setattr(GraphedStep, "n_warm_up", 1)
+    monkeypatch.setattr(GraphedStep, "n_at_once", 2)
     monkeypatch.setattr(
         "faster.minibatch.MiniBatchMaker", lambda *others, repeated: MiniBatchMaker(*others, repeated=True)
     )
@@ -174,7 +177,7 @@ def test_an_epoch_on_a_device_waits_once_a_block(loss, rule, mode, bptt, watch, 
         train_epoch(*parts, feed, EpochProgress(0), step=graphed)
     assert capsys.readouterr().err == ""
     assert graphed.step not in (None, step)
-    assert watch.n_captures == 1
+    assert watch.n_captures == 2  # of one step, and of two
     assert watch.n_uploads == len(blocks) > 1
     assert watch.waits == ["aten::_to_copy to the host"] * len(blocks)  # for its losses
     assert storages(*parts[:2]) == before  # a graph goes on with the tensors that it has captured

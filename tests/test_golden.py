@@ -13,7 +13,8 @@ from clicks.clickfile import Clicks
 from clicks.itemindex import ItemIndex
 from dataset import SessionParallelBatches, encode_sessions
 from evaluation import evaluate
-from faster.compilation import GraphedStep, choose_step
+from faster.compilation import choose_step
+from faster.cudagraph import GraphedStep
 from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, adagrad

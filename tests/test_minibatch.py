@@ -6,7 +6,7 @@ import torch
 from conftest import make_sessions
 
 from dataset import SessionParallelBatches
-from faster.minibatch import MiniBatchMaker, moved_to
+from faster.minibatch import MiniBatchMaker, unpack_as
 
 CPU = torch.device("cpu")
 
@@ -89,13 +89,13 @@ def test_of_repeated_rows_one_stands_for_all(bptt, n_sample, shared):
 def test_a_mini_batch_is_views_of_what_it_is_packed_in(bptt, shared):
     (block, negatives), *_ = blocks_and_negatives(5, bptt)
     first, second, *_ = MiniBatchMaker(9, shared, CPU, repeated=True).mini_batches(block, negatives)
-    buffer = first.packed.clone()
-    moved = moved_to(buffer, first)
-    buffer.copy_(second.packed)
-    for ours, theirs in zip((*moved, *moved.columns), (*second, *second.columns), strict=True):
-        if isinstance(ours, torch.Tensor):
-            assert torch.equal(ours, theirs)
-            assert ours.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
+    buffer = torch.stack((first.packed, first.packed))
+    for moved, expected in zip(unpack_as(buffer, first), (first, second), strict=True):
+        buffer[1] = second.packed
+        for ours, theirs in zip((*moved, *moved.columns), (*expected, *expected.columns), strict=True):
+            if isinstance(ours, torch.Tensor):
+                assert torch.equal(ours, theirs)
+                assert ours.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
 
 
 def test_a_mini_batch_without_negatives_is_refused():

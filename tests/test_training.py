@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dataset import Block, Columns, NegativeSampler, SessionParallelBatches
 from evaluation import evaluate
-from faster.compilation import GraphedStep
+from faster.cudagraph import GraphedStep
 from faster.minibatch import MiniBatchMaker
 from lossfunction import LOSSES, make_loss_function
 from model import GRU4Rec
