@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from conftest import needs_compiler
 from torch.utils._triton import has_triton
 
 from dataset import Block
@@ -60,6 +61,7 @@ CASES = [
 BPTT = {"CrossEntropy": 3, "BPR": 3}  # that gradients flow back through; otherwise 1
 
 
+@needs_compiler
 @pytest.mark.parametrize(("loss", "settings"), [pytest.param(*case[:2], marks=case[2], id=case[0]) for case in CASES])
 def test_compiled_steps_compute_the_same_with_several_threads_too(loss, settings, capsys):
     settings = settings | {"dropout_input": 0.2, "dropout_hidden": 0.3}
@@ -84,6 +86,7 @@ def test_compiled_steps_compute_the_same_with_several_threads_too(loss, settings
         torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-3)
 
 
+@needs_compiler
 @pytest.mark.long
 def test_a_compiled_run_goes_on_as_if_it_had_not_stopped():
     def last_state(steps_of_processes):
@@ -141,6 +144,7 @@ def test_a_check_that_runs_out_of_memory_leaves_the_step_to_be_taken_once(capsys
         assert torch.equal(ours, theirs)
 
 
+@needs_compiler
 def test_a_program_is_called_without_pytorchs_checks_but_for_sizes_and_strides(monkeypatch):
     parts, mini_batches = make_parts("CrossEntropy"), random_mini_batches(CHECKED_STEPS + 1, shared=False)
     step, calls = CompiledStep(), []
@@ -165,6 +169,7 @@ def test_a_program_is_called_without_pytorchs_checks_but_for_sizes_and_strides(m
         step(*make_parts("CrossEntropy"), batch, parts[0].initial_hidden(N_LANES), N_LANES)
 
 
+@needs_compiler
 def test_a_program_does_not_keep_its_model():
     parts = make_parts("CrossEntropy")
     step = CompiledStep()
@@ -176,6 +181,7 @@ def test_a_program_does_not_keep_its_model():
     assert model() is None
 
 
+@needs_compiler
 @pytest.mark.long
 def test_a_mini_batch_beyond_the_sizes_of_a_program_gets_another_one(monkeypatch):
     """With PyTorch 2.13, what is compiled for fewer than 4096 rows is for no more of them."""
@@ -205,6 +211,7 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(capsys, monkeypatc
     assert capsys.readouterr().err.count("goes on without, slower") == 1
 
 
+@needs_compiler
 def test_auto_compiles_where_that_saves_more_time_than_it_takes():
     assert choose_step("auto", CPU, n_steps=20_000, n_scores=10_000) is training_step
     assert choose_step("off", CPU, n_steps=10**6, n_scores=10_000) is training_step
@@ -234,7 +241,7 @@ def test_on_cuda_every_step_but_the_plain_one_is_captured(monkeypatch):
 GRAPHED = [
     ("CrossEntropy", {"constrained_embedding": True, "final_act": "softmax"}, False),
     ("BPR-max", {"num_layers": 2}, False),
-    ("BPR-max", {"constrained_embedding": True}, True),
+    pytest.param("BPR-max", {"constrained_embedding": True}, True, marks=needs_compiler),
 ]
 
 
