@@ -1,4 +1,5 @@
-# make demo: see it learn; make test: check it; both install what they need into .venv first.
+# make demo: see it learn; make test: check it; both install what they need into .venv first. make test-oldest: check it
+# with the oldest versions, which come with 6 GB of CUDA libraries where there is no build for CPUs.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,7 +8,7 @@ BIN := .venv/bin
 # where the index that has it can be reached.
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 WANTS_CPU_BUILD = [ "$$(uname -s)" = Linux ] && [ ! -e /dev/nvidia0 ] && [ ! -e /dev/dxg ] && ! command -v nvidia-smi >/dev/null && \
-	$(BIN)/python -c 'import urllib.request as web; web.urlopen("$(CPU_INDEX)/torch/", timeout=5)' 2>/dev/null
+	$(@D)/bin/python -c 'import urllib.request as web; web.urlopen("$(CPU_INDEX)/torch/", timeout=5)' 2>/dev/null
 
 .PHONY: demo test test-oldest test-long lint format clean
 
@@ -51,5 +52,8 @@ clean:
 	touch $@
 
 .venv-oldest/installed-tests: .venv-oldest/bin/python requirements.txt tests/requirements.txt tests/constraints-oldest.txt
+	if $(WANTS_CPU_BUILD); then \
+		$(@D)/bin/python -m pip install --quiet --no-deps --index-url $(CPU_INDEX) "$$(grep ^torch== tests/constraints-oldest.txt)" || true; \
+	fi
 	.venv-oldest/bin/python -m pip install --quiet -r tests/requirements.txt -c tests/constraints-oldest.txt
 	touch $@

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from clicks.clickfile import Clicks, write_click_files
 from clicks.itemindex import ItemIndex
 from clicks.synthetic import synthetic_clicks
 from dataset import NegativeSampler, SessionParallelBatches, Sessions, encode_sessions
+from faster.compiler import why_not_compiled
 from faster.minibatch import MiniBatches, MiniBatchMaker
 from model import GRU4Rec
 from preprocessing import TRAIN_ONLY, VALID, split
@@ -21,6 +23,9 @@ ROOT = Path(__file__).parent.parent
 WITHOUT_MATPLOTLIB = os.pathsep.join((str(ROOT / "tests" / "without_matplotlib"), str(ROOT)))
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": WITHOUT_MATPLOTLIB}
 SHARED_CLICKS = ROOT.parent / "shared" / "data" / "yoochoose-clicks-80k.dat.gz"
+
+WHY_NOT_COMPILED = why_not_compiled(torch.device("cpu"))
+needs_compiler = pytest.mark.skipif(WHY_NOT_COMPILED is not None, reason=f"no compiled steps here: {WHY_NOT_COMPILED}")
 
 
 def make_clicks(sessions: list[list[int]], first_times: list[int] | None = None) -> Clicks:

@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+from conftest import needs_compiler
 from test_training import LargestNewTensor
 
 from dataset import Block
@@ -62,6 +63,7 @@ CASES = [
 BPTT = {"CrossEntropy": 3, "BPR": 3}  # that gradients flow back through; otherwise 1
 
 
+@needs_compiler
 @pytest.mark.parametrize(("loss", "settings"), [pytest.param(*case[:2], marks=case[2], id=case[0]) for case in CASES])
 def test_compiled_steps_compute_the_same_with_several_threads_too(loss, settings, capsys):
     settings = settings | {"dropout_input": 0.2, "dropout_hidden": 0.3}
@@ -86,6 +88,7 @@ def test_compiled_steps_compute_the_same_with_several_threads_too(loss, settings
         torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-3)
 
 
+@needs_compiler
 @pytest.mark.long
 def test_a_compiled_run_goes_on_as_if_it_had_not_stopped():
     def last_state(steps_of_processes):
@@ -209,6 +212,7 @@ def test_programs_of_two_models_are_not_mistaken_for_each_other(programs):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+@needs_compiler
 def test_a_program_does_not_keep_its_model():
     parts = make_parts("CrossEntropy")
     step = CompiledStep()
@@ -220,6 +224,7 @@ def test_a_program_does_not_keep_its_model():
     assert model() is None
 
 
+@needs_compiler
 @pytest.mark.long
 def test_a_mini_batch_beyond_the_sizes_of_a_program_gets_another_one():
     """With PyTorch 2.13, what is compiled for fewer than 4096 rows is for no more of them."""
@@ -263,6 +268,7 @@ def test_without_a_compiler_training_goes_on_and_says_so_once(capsys, monkeypatc
     assert capsys.readouterr().err.count("goes on without, slower") == 1
 
 
+@needs_compiler
 def test_auto_compiles_where_that_saves_more_time_than_it_takes():
     assert choose_step("auto", CPU, n_steps=20_000, n_scores=10_000) is training_step
     assert choose_step("off", CPU, n_steps=10**6, n_scores=10_000) is training_step

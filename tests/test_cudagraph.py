@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from conftest import feed_of, make_sessions
+from conftest import feed_of, make_sessions, needs_compiler
 from test_compilation import CPU, make_parts, random_mini_batches, run
 from test_training import Keeper, cycles
 from torch.utils._triton import has_triton
@@ -21,7 +21,7 @@ from training import EpochProgress, take_steps, train_epoch, training_step
 GRAPHED = [
     ("CrossEntropy", {"constrained_embedding": True, "final_act": "softmax"}, False),
     ("BPR-max", {"num_layers": 2}, False),
-    ("BPR-max", {"constrained_embedding": True}, True),
+    pytest.param("BPR-max", {"constrained_embedding": True}, True, marks=needs_compiler),
 ]
 
 

@@ -57,7 +57,7 @@ class Watch(TorchDispatchMode):
         inputs = [leaf for leaf in given if isinstance(leaf, torch.Tensor)]
         self.operations.append((name, [leaf.shape if isinstance(leaf, torch.Tensor) else leaf for leaf in given]))
         if name == "aten::_local_scalar_dense" and inputs[0].is_meta:
-            self._wait(name)
+            self.wait(name)
             return 1
         if (
             name in OF_UNKNOWN_SIZE
@@ -66,7 +66,7 @@ class Watch(TorchDispatchMode):
         ):
             assert not inputs[0].is_meta, f"{name}, whose size depends on values of the device"
         if name in COPIES and kwargs.get("device", META).type == "cpu" and inputs[0].is_meta:
-            self._wait(f"{name} to the host")
+            self.wait(f"{name} to the host")
             return torch.ones(inputs[0].shape, dtype=kwargs.get("dtype") or inputs[0].dtype)
         result = func(*args, **kwargs)
         kinds = {leaf.device.type for leaf in [*inputs, *tree_leaves(result)] if isinstance(leaf, torch.Tensor)}
@@ -78,10 +78,11 @@ class Watch(TorchDispatchMode):
             if getattr(source, "is_pinned_here", False) and kwargs.get("non_blocking"):
                 self.n_uploads += 1
             else:
-                self._wait(f"{name} to the device")
+                self.wait(f"{name} to the device")
         return result
 
-    def _wait(self, name):
+    def wait(self, name):
+        """Note that the host waits for an operation."""
         assert not self.capturing, f"{name}: the host waits within a CUDA graph"
         if not self.excused:
             self.waits.append(name)
@@ -113,7 +114,17 @@ def watch(monkeypatch):
         finally:
             watch.excused = False
 
+    def made(make):  # a tensor of numbers of the host, which no operation shows
+        def made(data, *, device=None, **settings):
+            if device is not None and torch.device(device) == META:
+                watch.wait(make.__name__)
+            return make(data, device=device, **settings)
+
+        return made
+
     check = FasterStep._checked
+    for name in ("tensor", "as_tensor"):
+        monkeypatch.setattr(torch, name, made(getattr(torch, name)))
     monkeypatch.setattr(FasterStep, "_checked", checked)
     monkeypatch.setattr("faster.cudagraph.captured", captured)
     for file in ("fasterstep", "cudagraph"):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import feed_of
+from conftest import feed_of, needs_compiler
 
 from clicks.clickfile import Clicks
 from clicks.itemindex import ItemIndex
@@ -86,7 +86,12 @@ class Recorder:
 
 COMPILED_QUICKLY = ("xe_shared_logq_sampled", "bprmax_onehot_sampled", "xe_separate_two_layers")
 WAYS = [pytest.param(case, "off", id=case) for case in CASES] + [
-    pytest.param(case, "on", id=f"{case}-compiled", marks=[] if case in COMPILED_QUICKLY else pytest.mark.long)
+    pytest.param(
+        case,
+        "on",
+        id=f"{case}-compiled",
+        marks=[needs_compiler, *([] if case in COMPILED_QUICKLY else [pytest.mark.long])],
+    )
     for case in CASES
 ]
 

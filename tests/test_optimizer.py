@@ -50,6 +50,7 @@ def test_rules_are_those_of_torch(name, weight_decay):
     torch.testing.assert_close(ours, theirs.detach(), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse:UserWarning")  # of PyTorch 2.11, about its own sparse tensors
 def test_sampled_adam_is_sparse_adam():
     table = torch.randn(6, 3)
     theirs = torch.nn.Parameter(table.clone())

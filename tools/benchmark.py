@@ -7,6 +7,7 @@
     python -m tools.benchmark session                  # milliseconds of a click and its recommendations, on one core
     python -m tools.benchmark preprocessing loading    # whole processes on 33 million raw clicks
     python -m tools.benchmark epoch                    # main.py on them, for an epoch of authors-best
+    python -m tools.benchmark gpu                      # what is wanted of a GPU, in one table, in eight minutes
 
 Medians of several runs, the first of them not counted. Files are made once and kept in ``--folder``.
 """
@@ -14,43 +15,36 @@ Medians of several runs, the first of them not counted. Files are made once and 
 from terminal.errors import UserError, run_script
 
 # isort: split
-import argparse
-import itertools
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 import torch
-from torch import Tensor
 
-from clicks.itemindex import ItemIndex
-from clicks.synthetic import FIRST_ITEM_ID, synthetic_clicks, write_raw_clicks
-from dataset import Block, MiniBatch, Sessions
-from evaluation import rank_next_clicks, ranks_of_targets
+from clicks.synthetic import synthetic_clicks, write_raw_clicks
+from evaluation import ranks_of_targets
 from faster.device import choose_device, keep_freed_memory
-from model import GRU4Rec, score
+from model import GRU4Rec
 from preprocessing import TRAIN_FULL, VALID
-from recommend import Recommender, write_recommendations
-from runs.parameters import PARAMETERS, training_parameters
-from runs.parameters import parse_flags as parse_main_flags
-from runs.presets import PRESETS
-from runs.trainingdata import TrainingData
-from runs.trainingrun import TrainingRun
+from runs.parameters import PARAMETERS
 from terminal.atomicfile import make_folder
 from terminal.flags import COUNT, FlagParser
+from tools import gpu
 from tools.latency import benchmark_session
-from training import EpochProgress, Feed
+from tools.speed import (
+    N_ITEMS,
+    medians,
+    next_clicks_per_second,
+    sessions_like_yoochoose,
+    sessions_per_second,
+    steps_per_second,
+    training_run,
+)
 
-N_ITEMS = 37_483
 N_RAW_SESSIONS, N_DAYS = 8_400_000, 182  # some 33 million clicks from April to September
 TRAINING_PRESETS = ("authors-best", "authors-retailrocket", "iclr2016-top1-100")
 WHAT = ("training", "evaluation", "recommending", "session", "preprocessing", "loading", "epoch")
@@ -65,81 +59,29 @@ sys.exit(status != 0)
 """
 
 
-def sessions_like_yoochoose(n_sessions: int) -> Sessions:
-    """Synthetic sessions over all 37,483 items, each of which occurs."""
-    clicks = synthetic_clicks(n_sessions, N_ITEMS, n_days=5, seed=1)
-    lengths = np.unique(clicks.session, return_counts=True)[1]
-    every_item = np.arange(N_ITEMS - N_ITEMS % 2).reshape(-1, 2)
-    items = np.concatenate((clicks.item - clicks.item.min(), every_item.ravel(), [0, N_ITEMS - 1]))
-    lengths = np.concatenate((lengths, np.full(len(every_item) + 1, 2)))
-    return Sessions(items.astype(np.int32), np.concatenate(([0], np.cumsum(lengths))))
-
-
-def medians(run: Callable[[], float], n_runs: int) -> float:
-    """The median of what ``run`` returns, the first time not counted."""
-    run()
-    return statistics.median(run() for _ in range(n_runs))
-
-
-class _FirstBlocks:
-    """The first steps of an epoch, as something that :func:`training.train_epoch` takes."""
-
-    def __init__(self, feed: Feed, n_blocks: int):
-        self.feed, self.n_blocks = feed, n_blocks
-        self.n_lanes, self.bptt = feed.n_lanes, feed.bptt
-
-    def blocks(self, epoch: int, from_step: int) -> Iterator[tuple[Block, Iterator[MiniBatch]]]:
-        return itertools.islice(self.feed.blocks(epoch, from_step), self.n_blocks)
-
-
 def benchmark_training(device: torch.device, n_runs: int) -> None:
     """Steps per second of published settings, everything but evaluation included, plain and faster."""
     sessions = sessions_like_yoochoose(100_000)
     on_cuda = {"auto": "in a CUDA graph", "on": "compiled, in a CUDA graph"}
     faster_ways = on_cuda if device.type == "cuda" else {"on": "compiled"}
     for name in TRAINING_PRESETS:
-        p = training_parameters(parse_main_flags(PRESETS[name].flags.split()))
-        plain = steps_per_second(p, sessions, "off", device, n_runs)
-        print(f"training {name}: {plain:,.0f} steps/s, {plain * p.batch_size:,.0f} clicks/s", flush=True)
+        training = training_run(name, sessions, device, "off")
+        plain = steps_per_second(training, n_runs)
+        print(
+            f"training {name}: {plain:,.0f} steps/s, {plain * training.parameters.batch_size:,.0f} clicks/s", flush=True
+        )
         for compilation, way in faster_ways.items():
-            faster = steps_per_second(p, sessions, compilation, device, n_runs)
+            faster = steps_per_second(training_run(name, sessions, device, compilation), n_runs)
             print(f"  {way}: {faster:,.0f} steps/s, {faster / plain:.2f} times as many", flush=True)
 
 
-def steps_per_second(
-    p: argparse.Namespace, sessions: Sessions, compilation: str, device: torch.device, n_runs: int
-) -> float:
-    """The median over runs of the same first steps of an epoch."""
-    p = argparse.Namespace(**vars(p) | {"compile": compilation, "device": str(device), "n_epochs": 1})
-    data = TrainingData(ItemIndex(np.arange(N_ITEMS)), sessions, torch.from_numpy(sessions.support(N_ITEMS)), sessions)
-    training = TrainingRun(p, data=data)
-    n_blocks = 10 if device.type == "cuda" else 2  # so many that the layout of the first one does not count
-    training.feed = _FirstBlocks(training.feed, n_blocks)
-
-    def run() -> float:
-        training.progress = EpochProgress(0)
-        training.train_epoch()
-        return training.progress.step / training.progress.seconds
-
-    return medians(run, n_runs)
-
-
 def benchmark_evaluation(device: torch.device, n_runs: int) -> None:
-    """Ranks of next clicks per second, against those of an argsort of the same scores."""
-    sessions = sessions_like_yoochoose(2_000)
-    table, bias = torch.randn(N_ITEMS, 100, device=device), torch.randn(N_ITEMS, device=device)
-
-    def scores_of(n: int) -> Tensor:
-        return score(torch.randn(n, 100, device=device), table, bias)
-
-    def count() -> float:
-        began = time.perf_counter()
-        ranks = rank_next_clicks(lambda step: scores_of(len(step.inputs)), sessions, "standard", device)
-        ranks.sum().item()
-        return len(ranks) / (time.perf_counter() - began)
+    """Ranks of next clicks per second, against those of an argsort of such scores."""
+    model = GRU4Rec(N_ITEMS, constrained_embedding=True).to(device)
 
     def argsort() -> float:
-        scores, targets = scores_of(256), torch.arange(256, device=device)
+        scores = torch.randn(256, N_ITEMS, device=device)
+        targets = torch.arange(256, device=device)
         began = time.perf_counter()
         order = scores.argsort(dim=1, descending=True)
         ranks = (order == targets[:, None]).int().argmax(dim=1) + 1
@@ -147,29 +89,16 @@ def benchmark_evaluation(device: torch.device, n_runs: int) -> None:
         assert (ranks >= ranks_of_targets(scores, targets)).all()  # argsort puts some of those that tie before it
         return 256 / seconds
 
-    ours, naive = medians(count, n_runs), medians(argsort, n_runs)
-    print(f"evaluation: {ours:,.0f} next clicks/s, scores included; ranking by argsort alone: {naive:,.0f}/s")
+    ours = next_clicks_per_second(model, sessions_like_yoochoose(2_000), n_runs)
+    naive = medians(argsort, n_runs)
+    print(f"evaluation: {ours:,.0f} next clicks/s, the model included; ranking by argsort alone: {naive:,.0f}/s")
     print(f"evaluation: {ours / naive:.1f} times the argsort", flush=True)
 
 
 def benchmark_recommending(device: torch.device, n_runs: int) -> None:
     """Sessions per second of recommend.py's work on a file of sessions, twenty recommendations each."""
-    n_sessions = 20_000
-    clicks = synthetic_clicks(n_sessions, N_ITEMS, n_days=5, seed=2)
-    recommender = Recommender(
-        GRU4Rec(N_ITEMS, constrained_embedding=True).to(device), ItemIndex(FIRST_ITEM_ID + np.arange(N_ITEMS))
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        sessions, output = Path(folder) / "sessions.csv", Path(folder) / "recommendations.csv"
-        columns = {"SessionID": clicks.session, "ItemID": clicks.item}
-        pa.csv.write_csv(pa.table(columns), sessions)
-
-        def run() -> float:
-            began = time.perf_counter()
-            write_recommendations(recommender, sessions, output, k=20, exclude_seen=False)
-            return n_sessions / (time.perf_counter() - began)
-
-        print(f"recommending: {medians(run, n_runs):,.0f} sessions/s among {N_ITEMS:,} items", flush=True)
+    per_second = sessions_per_second(GRU4Rec(N_ITEMS, constrained_embedding=True).to(device), 20_000, n_runs)
+    print(f"recommending: {per_second:,.0f} sessions/s among {N_ITEMS:,} items", flush=True)
 
 
 def measured(*command: object) -> tuple[float, float]:
@@ -234,15 +163,21 @@ def benchmark_epoch(folder: Path, device: torch.device) -> None:
 
 def make_parser() -> FlagParser:
     parser = FlagParser(__doc__)
-    parser.add_argument("what", nargs="+", choices=("all", *WHAT), help=f"all, or some of {', '.join(WHAT)}")
+    parser.add_argument(
+        "what", nargs="+", choices=("all", *WHAT, "gpu"), help=f"all, or some of {', '.join(WHAT)}; or gpu"
+    )
     parser.add_argument("--device", help=PARAMETERS["device"].help)
     parser.add_argument("--n_runs", type=COUNT, default=5, help="runs that count (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("data/benchmark"), help="for files (%(default)s)")
+    gpu.add_flags(parser)
     return parser
 
 
 def main() -> None:
     flags = make_parser().parse_args()
+    if "gpu" in flags.what:
+        gpu.measure(flags)
+        return
     device = choose_device(flags.device)
     if device.type == "cpu":
         keep_freed_memory()

@@ -44,7 +44,8 @@ def _lines(rng: np.random.Generator, first: int, n: int, n_lines: int, visit_ids
     """The next ``n`` lines: visits of some lines each, which begin at any time of theirs."""
     visit = np.sort(rng.integers(0, n // LINES_A_VISIT + 1, n))
     position = np.arange(n) - np.searchsorted(visit, visit)
-    seconds = FIRST_SECOND + rng.uniform(first, first + n, n)[visit] * (N_SECONDS / n_lines) + position * SECONDS_BETWEEN
+    begin = rng.uniform(first, first + n, n)[visit] * (N_SECONDS / n_lines)
+    seconds = FIRST_SECOND + begin + position * SECONDS_BETWEEN
     in_time = np.argsort(seconds, kind="stable")
     visit, second = visit[in_time], seconds[in_time].astype(np.int64)
     user = rng.integers(0, n_lines // LINES_A_USER + 1, n)[visit]
