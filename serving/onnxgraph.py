@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from model import score
 from serving.recommender import Recommender
 from terminal.atomicfile import write_together
-from terminal.errors import UserError
+from terminal.errors import UserError, warn
 
 if TYPE_CHECKING:
     from torch.onnx import ONNXProgram
@@ -72,8 +72,9 @@ def write_onnx(recommender: Recommender, path: Path, k: int = 20) -> None:
     """Write a model as ONNX, and the ids of its items, one a line in the order of their indices; both or neither.
 
     The graph is :class:`NextClick`, for any number of sessions at once. Its metadata say what the ids are
-    (``item_ids``: integer or text), how many (``n_items``), the SHA-256 of their file (``items_sha256``), and the
-    sizes (``num_layers``, ``hidden_size``, ``k``).
+    (``item_ids``: integer or text), how many (``n_items``), the SHA-256 of their file (``items_sha256``), the sizes
+    (``num_layers``, ``hidden_size``, ``k``), and the bonus of reminders (``remind``), which the graph does not add: it
+    knows of a session's clicks no more than the state.
 
     Args:
         recommender: on the CPU.
@@ -90,6 +91,8 @@ def write_onnx(recommender: Recommender, path: Path, k: int = 20) -> None:
     if (n_bytes := sum(weight.nbytes for weight in model.parameters())) > MOST_BYTES:
         raise UserError(f"{path}: the model's weights take {n_bytes / 1e9:.1f} GB, and an ONNX file holds 2.1 GB")
     items = "".join(f"{item}\n" for item in ids).encode()
+    if recommender.ranking.bonus:
+        warn(f"{path} recommends without the bonus of --remind {recommender.ranking.bonus:g}, unlike recommend.py")
     program = _graph(recommender, k)
     for node in program.model.graph.all_nodes():  # where in which file on this machine each comes from
         node.metadata_props.clear()
@@ -100,6 +103,7 @@ def write_onnx(recommender: Recommender, path: Path, k: int = 20) -> None:
         num_layers=str(model.num_layers),
         hidden_size=str(model.hidden_size),
         k=str(k),
+        remind=str(recommender.ranking.bonus),
     )
     with write_together() as open_file:
         with open_file(ids_path(path)) as file:

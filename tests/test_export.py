@@ -123,6 +123,16 @@ def test_the_script_writes_both_files(exported):
     assert ids_path(path).read_text().split() == [str(item) for item in NUMBERS]
 
 
+def test_reminders_are_left_out_and_this_is_said(exported, tmp_path, capsys):
+    _, plain = exported
+    reminding = Recommender(plain.model, plain.index, bonus=0.5)
+    write_onnx(reminding, tmp_path / "model.onnx", K)
+    assert "recommends without the bonus of --remind 0.5, unlike recommend.py" in capsys.readouterr().err
+    check_equal(plain, tmp_path / "model.onnx")
+    about = onnxruntime.InferenceSession(tmp_path / "model.onnx").get_modelmeta().custom_metadata_map
+    assert about["remind"] == "0.5"
+
+
 def test_mistakes_are_one_sentence_and_leave_no_file(exported, tmp_path, monkeypatch):
     _, recommender = exported
     model = str(exported[0].with_suffix(".pt"))
