@@ -10,6 +10,7 @@ import ast
 import re
 from pathlib import Path
 
+import export
 import preprocessing
 import recommend
 import reproduce
@@ -18,7 +19,7 @@ from runs.parameters import THEMES
 from runs.plot import NOT_INSTALLED, bars, write_picture
 from terminal.atomicfile import atomic_write
 from terminal.flags import FlagParser
-from tools import average, benchmark, compare, plot, rolling, synthetic
+from tools import average, benchmark, compare, load, plot, rolling, synthetic
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -27,11 +28,13 @@ FILES = "## Files behind the doors\n"  # the last section of the layout
 OTHERS = {  # command to parser
     "preprocessing.py": preprocessing.make_parser,
     "recommend.py": recommend.make_parser,
+    "export.py": export.make_parser,
     "reproduce.py": reproduce.make_parser,
     "tune.py": tune.make_parser,
     "python -m tools.average": average.make_parser,
     "python -m tools.benchmark": benchmark.make_parser,
     "python -m tools.compare": compare.make_parser,
+    "python -m tools.load": load.make_parser,
     "python -m tools.plot": plot.make_parser,
     "python -m tools.rolling": rolling.make_parser,
     "python -m tools.synthetic": synthetic.make_parser,
