@@ -122,7 +122,10 @@ def numeric_time(unit: float, expected: str) -> ColumnKind:
         times = to_numpy(column)
         if not (np.abs(times) < MOST_SECONDS / unit).all():  # NaN and infinity are not, either
             raise ValueError("beyond all times")
-        times *= round(unit / MILLISECONDS)
+        if unit >= MILLISECONDS:
+            times *= round(unit / MILLISECONDS)
+        else:
+            times /= round(MILLISECONDS / unit)
         return np.rint(times, out=times).astype(np.int64)
 
     return ColumnKind(pa.float64(), expected, fits, convert)
@@ -288,8 +291,7 @@ def _csv_options(layout: Layout) -> dict[str, Any]:
 def _may_be_misread(path: Path, layout: Layout) -> bool:
     """Whether a file has anything in it that Arrow takes and a person does not.
 
-    It reads 0x1f as the integer 31, ``"a"b`` as ab, quotes that begin in one line and end in another, and some lines
-    that are too long.
+    It reads 0x1f as 31, ``"a"b`` as ab, quotes that end in another line, and some lines that are too long.
     """
     has_integers = any(pa.types.is_integer(kind.arrow_type) for kind in layout.kinds.values())
     ends = re.escape(layout.separator.encode()) + rb"\r\n"
@@ -299,10 +301,8 @@ def _may_be_misread(path: Path, layout: Layout) -> bool:
     for block in _blocks_of_lines(path):
         if has_integers and (b"0x" in block or b"0X" in block):
             within_lines = b"\n" + block
-            if any(
-                _has_a_hexadecimal_integer(within_lines, found.end() - 2, layout)
-                for found in hexadecimal.finditer(within_lines)
-            ):
+            found = (match.end() - 2 for match in hexadecimal.finditer(within_lines))
+            if any(_has_a_hexadecimal_integer(within_lines, position, layout) for position in found):
                 return True
         if layout.quoted and b'"' in block and opening.search(whole.sub(b"", block)):
             return True
