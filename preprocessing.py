@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from clicks.clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets
-from clicks.clicklog import UNITS, LogFormat, read_events
+from clicks.clicklog import UNITS, LogFormat, other_unit, read_events
 from clicks.datasets import PUBLISHED, YOOCHOOSE, equals_published, find_files
 from clicks.doubts import doubt_the_last_days, doubts_about_files, doubts_about_sessions, doubts_about_users
 from clicks.flags import dataset_table, log_format, make_parser, parse_flags, protocol_of
@@ -235,11 +235,7 @@ def _looks_like(clicks: Clicks, time_format: str) -> str:
     """The unit in which times of clicks would be plausible, as a hint; nothing if none is."""
     if time_format not in UNITS:
         return ""
-    numbers = np.array([clicks.time.min(), clicks.time.max()]) / 1000 / UNITS[time_format]
-    for unit, seconds in UNITS.items():
-        if all(PLAUSIBLE[0] <= time < PLAUSIBLE[1] for time in numbers * seconds * 1000):
-            return f" (these look like {unit}: --time_format {unit})"
-    return ""
+    return other_unit(f"{clicks.time.max() / 1000 / UNITS[time_format]:.0f}")
 
 
 def read_raw_sessions(paths: list[Path], flags: Namespace) -> Clicks:

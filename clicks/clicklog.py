@@ -86,7 +86,7 @@ def time_kind(time_format: str) -> ColumnKind:
         ValueError: it is none of them.
     """
     if time_format in UNITS:
-        return numeric_time(UNITS[time_format], f"{time_format} since the epoch")
+        return replace(numeric_time(UNITS[time_format], f"{time_format} since the epoch"), remark=other_unit)
     if time_format == "iso":
         return _parsed_time("a date or time such as 2019-10-01 or 2019-10-01 23:59:59 UTC", from_iso)
     try:
@@ -100,6 +100,15 @@ def time_kind(time_format: str) -> ColumnKind:
             "'%Y-%m-%d %H:%M:%S'"
         )
     return _parsed_time(f"a time by {time_format}", lambda text: from_pattern(text, time_format))
+
+
+def other_unit(text: str) -> str:
+    """The unit in which a number is a time between 1990 and 2100, as a remark; nothing if there is none."""
+    if re.fullmatch("[0-9]{9,20}", text):
+        for unit, seconds in UNITS.items():
+            if 631_152_000 <= int(text) * seconds < 4_102_444_800:
+                return f" (these look like {unit}: --time_format {unit})"
+    return ""
 
 
 def _parsed_time(expected: str, parse: Callable[[str], int]) -> ColumnKind:

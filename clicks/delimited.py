@@ -21,7 +21,6 @@ from clicks.opening import arrow_stream, open_bytes
 from terminal.errors import UserError, warn
 
 LONGEST_LINE = 2**20  # bytes; Arrow's limit, too, wherever in the file a line stands
-LATIN1 = "which iconv -f latin1 -t utf-8 converts"
 MOST_SECONDS = 1e12  # past the year 30000
 MILLISECONDS = 1e-3  # of a second
 
@@ -37,12 +36,14 @@ class ColumnKind:
         expected: what it holds, in words.
         fits: whether a line's value is such a thing.
         convert: the whole column as this suite wants it; raises ValueError where a value does not fit.
+        remark: what to say behind a value that does not fit.
     """
 
     arrow_type: pa.DataType
     expected: str
     fits: Callable[[str], bool]
     convert: Callable[[pa.ChunkedArray], Any]
+    remark: Callable[[str], str] = lambda _: ""
 
 
 @dataclass(frozen=True)
@@ -291,8 +292,7 @@ def _csv_options(layout: Layout) -> dict[str, Any]:
 def _may_be_misread(path: Path, layout: Layout) -> bool:
     """Whether a file has anything in it that Arrow takes and a person does not.
 
-    It reads 0x1f as 31, ``"a"b`` as ab, quotes that end in another line, and some lines that are too long.
-    """
+    It reads 0x1f as 31, ``"a"b`` as ab, quotes that end in another line, and some lines that are too long."""
     has_integers = any(pa.types.is_integer(kind.arrow_type) for kind in layout.kinds.values())
     ends = re.escape(layout.separator.encode()) + rb"\r\n"
     opening = re.compile(rb'(?<![^%s])"' % ends)
@@ -301,8 +301,8 @@ def _may_be_misread(path: Path, layout: Layout) -> bool:
     for block in _blocks_of_lines(path):
         if has_integers and (b"0x" in block or b"0X" in block):
             within_lines = b"\n" + block
-            found = (match.end() - 2 for match in hexadecimal.finditer(within_lines))
-            if any(_has_a_hexadecimal_integer(within_lines, position, layout) for position in found):
+            found = hexadecimal.finditer(within_lines)
+            if any(_has_a_hexadecimal_integer(within_lines, match.end() - 2, layout) for match in found):
                 return True
         if layout.quoted and b'"' in block and opening.search(whole.sub(b"", block)):
             return True
@@ -325,7 +325,7 @@ def _has_a_hexadecimal_integer(block: bytes, position: int, layout: Layout) -> b
 
 
 def _may_have_a_long_line(block: bytes) -> bool:
-    """Whether a line is too long, or nearly so: one that is has no end in half as many bytes, counted from anywhere."""
+    """Whether a line is too long, or nearly so: there is no end in half as many bytes."""
     half = LONGEST_LINE // 2
     return any(
         block.find(b"\n", start, start + half) < 0 and block.find(b"\r", start, start + half) < 0
@@ -394,7 +394,7 @@ def _line_problem(line: str, layout: Layout) -> str | None:
         kind = layout.kinds.get(name)
         if kind and not kind.fits(value):
             if re.search("[\udc80-\udcff]", value):
-                as_latin1 = value.encode("utf-8", "surrogateescape").decode("latin-1")
-                return f"{name} is no text in UTF-8 ({excerpt(as_latin1)} in Latin-1, {LATIN1})"
-            return f"{name} is {excerpt(value)}, expected {kind.expected}"
+                latin1 = value.encode("utf-8", "surrogateescape").decode("latin-1")
+                return f"{name} is no text in UTF-8 ({excerpt(latin1)} in Latin-1, which iconv -f latin1 -t utf-8 converts)"
+            return f"{name} is {excerpt(value)}, expected {kind.expected}{kind.remark(value)}"
     return None

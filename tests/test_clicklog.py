@@ -365,6 +365,16 @@ LOG = "who,when,what,event\nu1,2019-10-01 10:00:00,a,view\nu2,2019-10-01 10:00:0
         ({}, LOG + 'u3,2019-10-01 20:00:00,"a"b,view\n', "line 4: its quotes do not match: '\"a\"b'"),
         ({}, LOG + 'u3,2019-10-01 20:00:00,a,"vi\new"\n', "line 4: its quotes do not match"),
         ({}, LOG + "u3,2019-10-01 20:00:00,a\tb,view\n", r"line 4: what is 'a\\tb', expected text"),
+        (
+            {"time_format": "milliseconds"},
+            "who,when,what\n1,1709287200123456,2\n",
+            "these look like microseconds: --time_format",
+        ),
+        (
+            {"time_format": "seconds"},
+            "who,when,what\n1,1709287200123,2\n",
+            "these look like milliseconds: --time_format",
+        ),
         ({"time_format": "seconds"}, LOG, "line 2: when is '2019-10-01 10:00:00', expected seconds"),
         ({"time_format": "%d.%m.%Y"}, LOG, "line 2: when is '2019-10-01 10:00:00', expected a time by %d.%m.%Y"),
     ],
@@ -453,7 +463,7 @@ def test_times_of_another_unit_are_remarked_upon(tmp_path, capsys):
     with pytest.raises(UserError, match="would be empty"):
         preprocessing.main([*line.split(), "milliseconds"])
     assert (
-        "1970-01-18 08:40:00 to 1970-01-18 08:51:31: is --time_format milliseconds right? (these look like seconds: --time_format seconds)"
+        "1970-01-18 08:40:00 to 1970-01-18 08:51:31: is --time_format milliseconds right? (these look like seconds"
         in capsys.readouterr().err
     )
 
@@ -518,5 +528,5 @@ def test_spellings_of_nothing_are_nothing(tmp_path, capsys):
         f"--clicks {tmp_path}/log.csv --columns s,t,i --time_format milliseconds --data_folder {tmp_path} --null NA n/a"
     )
     preprocessing.main(line.split())
-    left_out = "left out: 5 lines without s, 3 lines without i, 4 lines of these have NA, n/a in its place\n"
+    left_out = "left out: 5 lines without s, 4 lines without i, 5 lines of these with NA, n/a in its place\n"
     assert left_out in capsys.readouterr().out
