@@ -395,6 +395,6 @@ def _line_problem(line: str, layout: Layout) -> str | None:
         if kind and not kind.fits(value):
             if re.search("[\udc80-\udcff]", value):
                 latin1 = value.encode("utf-8", "surrogateescape").decode("latin-1")
-                return f"{name} is no text in UTF-8 ({excerpt(latin1)} in Latin-1, which iconv -f latin1 -t utf-8 converts)"
+                return f"{name} is no text in UTF-8 ({excerpt(latin1)} in Latin-1: iconv -f latin1 -t utf-8 FILE)"
             return f"{name} is {excerpt(value)}, expected {kind.expected}{kind.remark(value)}"
     return None
