@@ -24,10 +24,11 @@ import numpy as np
 import pandas as pd
 
 from clicks.clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets
-from clicks.clicklog import LogFormat, read_events
+from clicks.clicklog import UNITS, LogFormat, other_unit, read_events
 from clicks.datasets import PUBLISHED, YOOCHOOSE, equals_published, find_files
 from clicks.doubts import doubt_the_last_days, doubts_about_files, doubts_about_sessions, doubts_about_users
 from clicks.flags import dataset_table, log_format, make_parser, parse_flags, protocol_of
+from clicks.opening import kind_of
 from clicks.prepared import DATA_FOLDER, TEST, TRAIN_FULL, TRAIN_ONLY, VALID, Record, Size, size_of, write_prepared
 from clicks.protocol import LATEST, OWN, PAPER, Protocol
 from clicks.sessions import Handling, sessions_of
@@ -221,7 +222,7 @@ def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: Namespace) ->
     """
     lines, counts, ends = read_events(paths, log, bool(flags.skip_bad_lines), bool(flags.cut_first))
     left_out = {"that --keep does not keep": counts.filtered}
-    left_out |= {f"without {log.session}": counts.without_session, f"without {log.item}": counts.without_item}
+    left_out |= counts.without(log)
     if any(left_out.values()):
         print("left out: " + ", ".join(f"{number:,} lines {why}" for why, number in left_out.items() if number))
     has_users = flags.session_gap is not None
@@ -234,8 +235,15 @@ def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: Namespace) ->
     times = span(clicks.time.min(), clicks.time.max())
     print(f"{len(clicks):,} clicks of {of_users}{n_sessions:,} sessions on {n_items:,} items, {times} UTC", flush=True)
     if not all(PLAUSIBLE[0] <= time < PLAUSIBLE[1] for time in (clicks.time.min(), clicks.time.max())):
-        warn(f"clicks of {times}: is --time_format {flags.time_format} right?")
+        warn(f"clicks of {times}: is --time_format {flags.time_format} right?{_looks_like(clicks, flags.time_format)}")
     return clicks
+
+
+def _looks_like(clicks: Clicks, time_format: str) -> str:
+    """The unit in which times of clicks would be plausible, as a hint; nothing if none is."""
+    if time_format not in UNITS:
+        return ""
+    return other_unit(f"{clicks.time.max() / 1000 / UNITS[time_format]:.0f}")
 
 
 def read_raw_sessions(paths: list[Path], flags: Namespace) -> Clicks:
@@ -251,7 +259,7 @@ def read_raw_sessions(paths: list[Path], flags: Namespace) -> Clicks:
 
 def reading_time(path: Path) -> str:
     """How long a large plain file takes, at the speed of two cores of a server."""
-    size = path.stat().st_size if path.is_file() and path.suffix != ".gz" else 0
+    size = path.stat().st_size if path.is_file() and kind_of(path) is None else 0
     return f" ({size / 1e9:.1f} GB: {about(size * SECONDS_A_BYTE)})" if size > 1e8 else ""
 
 

@@ -20,7 +20,6 @@ import pyarrow.compute as pc
 from clicks.clickfile import Clicks
 from clicks.delimited import (
     MILLISECONDS,
-    SECONDS,
     TEXT_OR_NOTHING,
     ColumnKind,
     Layout,
@@ -36,12 +35,15 @@ from terminal.errors import UserError, did_you_mean, listed, warn
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 MILLISECOND = timedelta(milliseconds=1)
 ISO = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]{1,9}))?)?"
-    r" ?(?:Z|UTC|([+-])([01][0-9]|2[0-3]):?([0-5][0-9]))?)?"
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
+    r" ?(?:Z|UTC|([+-])([01][0-9]|2[0-3])(?::?([0-5][0-9]))?)?)?"
 )
+COMPACT = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})(?=[^0-9]|$)")  # 20240301T100000Z
+UNITS = {"seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6, "nanoseconds": 1e-9}
 DIFFERENCE = numeric_time(MILLISECONDS, "a number of milliseconds")
 PARSED_AT_ONCE = 2**16
 AT_ONCE = 2**20
+NULLS = ("", "NA", "NULL", "null", "NaN", "nan", "None", r"\N")  # what stands for no id
 NO_CLICK = -1  # in the place of an item; as an index it is the last place, and text is numbered from 0
 
 
@@ -49,11 +51,12 @@ def from_iso(text: str) -> int:
     """Milliseconds since the epoch of a date or a time in ISO 8601, in UTC where it names no offset.
 
     The clock may follow after T or a space; seconds and their fraction may be missing; Z, UTC, or an offset may follow.
+    ``20191001T235959Z`` is one, too.
 
     Raises:
         ValueError: it is none.
     """
-    match = ISO.fullmatch(text)
+    match = ISO.fullmatch(COMPACT.sub(r"\1-\2-\3T\4:\5:\6", text, 1) if text[4:5] != "-" else text)
     if match is None:
         raise ValueError(text)
     *clock, fraction, sign, hours, minutes = match.groups()
@@ -77,15 +80,13 @@ def from_pattern(text: str, pattern: str) -> int:
 
 
 def time_kind(time_format: str) -> ColumnKind:
-    """What a column of times in a format holds: ``seconds``, ``milliseconds``, ``iso``, or a pattern of ``strptime``.
+    """What a column of times in a format holds: one of ``UNITS``, ``iso``, or a pattern of ``strptime``.
 
     Raises:
         ValueError: it is none of them.
     """
-    if time_format == "seconds":
-        return SECONDS
-    if time_format == "milliseconds":
-        return numeric_time(MILLISECONDS, "milliseconds since the epoch")
+    if time_format in UNITS:
+        return replace(numeric_time(UNITS[time_format], f"{time_format} since the epoch"), remark=other_unit)
     if time_format == "iso":
         return _parsed_time("a date or time such as 2019-10-01 or 2019-10-01 23:59:59 UTC", from_iso)
     try:
@@ -95,9 +96,19 @@ def time_kind(time_format: str) -> ColumnKind:
         raise ValueError(f"{time_format!r} is not a pattern that Python's strptime knows: {error}") from error
     if not same_day:
         raise ValueError(
-            f"{time_format!r} is not seconds, milliseconds, iso, or a pattern with a date such as '%Y-%m-%d %H:%M:%S'"
+            f"{time_format!r} is not one of {', '.join(UNITS)}, iso, or a pattern with a date such as "
+            "'%Y-%m-%d %H:%M:%S'"
         )
     return _parsed_time(f"a time by {time_format}", lambda text: from_pattern(text, time_format))
+
+
+def other_unit(text: str) -> str:
+    """The unit in which a number is a time between 1990 and 2100, as a remark; nothing if there is none."""
+    if re.fullmatch("[0-9]{9,20}", text):
+        for unit, seconds in UNITS.items():
+            if 631_152_000 <= int(text) * seconds < 4_102_444_800:
+                return f" (these look like {unit}: --time_format {unit})"
+    return ""
 
 
 def _parsed_time(expected: str, parse: Callable[[str], int]) -> ColumnKind:
@@ -130,6 +141,7 @@ class LogFormat:
         separator: between columns, a single ASCII character.
         keep: by column, the values of the lines to keep.
         first_date: milliseconds are added to the earliest date of the click's session, not to that of its line.
+        nulls: what stands for no session and no item, beside nothing at all.
     """
 
     session: str
@@ -139,16 +151,28 @@ class LogFormat:
     separator: str = ","
     keep: dict[str, list[str]] = field(default_factory=dict)
     first_date: bool = False
+    nulls: Sequence[str] = NULLS
 
 
 @dataclass
 class Counts:
-    """What became of the lines of a log: filtered out, without a session, without an item, or a click."""
+    """What became of the lines of a log: filtered out, without a session, without an item, or a click.
+
+    ``nulls`` are the spellings of nothing that lines without a session or an item had, and how many had each.
+    """
 
     filtered: int = 0
     without_session: int = 0
     without_item: int = 0
     clicks: int = 0
+    nulls: Counter = field(default_factory=Counter)
+
+    def without(self, log: "LogFormat") -> dict[str, int]:
+        """How many lines were left out for what they lack, in words that a number of lines goes before."""
+        named = ", ".join(sorted(filter(None, self.nulls)))
+        return {f"without {log.session}": self.without_session, f"without {log.item}": self.without_item} | (
+            {f"of these with {named} in its place": sum(self.nulls.values()) - self.nulls[""]} if named else {}
+        )
 
 
 @dataclass
@@ -221,8 +245,10 @@ def _read_file(path: Path, log: LogFormat, skip_bad_lines: bool, all_lines: bool
         kept = np.ones(len(session), dtype=np.bool_)
         for name, values in log.keep.items():
             kept &= _has_one_of(columns[name], values, values_of[name])
-        with_session, with_item = _lines_with_a_value(session), _lines_with_a_value(item)
+        with_session, with_item = _lines_with_a_value(session, log.nulls), _lines_with_a_value(item, log.nulls)
         is_click = kept & with_session & with_item
+        _count_nulls(session, kept & ~with_session, counts.nulls)
+        _count_nulls(item, kept & with_session & ~with_item, counts.nulls)
         counts.filtered += np.count_nonzero(~kept)
         counts.without_session += np.count_nonzero(kept & ~with_session)
         counts.without_item += np.count_nonzero(kept & with_session & ~with_item)
@@ -282,9 +308,20 @@ def _has_one_of(column: Text, values: list[str], values_of_lines: Counter) -> np
     return np.isin(column.codes, [code for code, value in enumerate(there) if value in values])
 
 
-def _lines_with_a_value(column: Text) -> np.ndarray:
-    (empty,) = np.flatnonzero(pc.equal(column.values, "").to_numpy(zero_copy_only=False))[:1].tolist() or [-1]
-    return column.codes != empty
+def _lines_with_a_value(column: Text, nulls: Sequence[str]) -> np.ndarray:
+    is_null = pc.is_in(column.values, pa.array(["", *nulls], pa.large_string()))
+    null_codes = np.flatnonzero(is_null.to_numpy(zero_copy_only=False))
+    with_value = np.ones(len(column), dtype=np.bool_)
+    for code in null_codes.tolist():
+        with_value &= column.codes != code
+    return with_value
+
+
+def _count_nulls(column: Text, lines: np.ndarray, counter: Counter) -> None:
+    codes, numbers = np.unique(column.codes[lines], return_counts=True)
+    counter.update(
+        {column.values[code].as_py(): number for code, number in zip(codes.tolist(), numbers.tolist(), strict=True)}
+    )
 
 
 def _one_numbering(parts: list[Text]) -> tuple[np.ndarray, pa.LargeStringArray]:

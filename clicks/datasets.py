@@ -14,7 +14,7 @@ from terminal.errors import UserError
 
 LOCAL_PLACES = (Path("data"), Path("data/raw"), Path("data/raw_data"), Path())
 KAGGLE_INPUT = Path("/kaggle/input")
-PACKED = ("", ".gz")  # what may follow a file's usual name
+PACKED = ("", ".gz", ".zip", ".bz2", ".xz", ".zst")  # what may follow a file's usual name
 PUBLISHED = {TRAIN_FULL: Size(31_637_239, 7_966_257, 37_483), TEST: Size(71_222, 15_324, None)}  # [1], "Experiments"
 
 

@@ -5,10 +5,8 @@ integer, nan as a time, text behind a closing quote). So what it refuses, and wh
 line by line, by the rules that a person would state; the first line that breaks one is named.
 """
 
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +17,12 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
+from clicks.opening import arrow_stream, open_bytes
 from terminal.errors import UserError, warn
 
-LONGEST_LINE = 10_000  # characters; Arrow has a limit, too
+LONGEST_LINE = 2**20  # bytes; Arrow's limit, too, wherever in the file a line stands
 MOST_SECONDS = 1e12  # past the year 30000
-CHECKED_AT_ONCE, STREAMED_AT_ONCE = 2**22, 2**25  # bytes
+CHECKED_AT_ONCE, STREAMED_AT_ONCE = 2**22, 2**22  # bytes
 MILLISECONDS = 1e-3  # of a second
 
 _TEXT = pa.dictionary(pa.int32(), pa.large_string())  # large: ids of many gigabytes in all are fine
@@ -38,12 +37,14 @@ class ColumnKind:
         expected: what it holds, in words.
         fits: whether a line's value is such a thing.
         convert: the whole column as this suite wants it; raises ValueError where a value does not fit.
+        remark: what to say behind a value that does not fit.
     """
 
     arrow_type: pa.DataType
     expected: str
     fits: Callable[[str], bool]
     convert: Callable[[pa.ChunkedArray], Any]
+    remark: Callable[[str], str] = lambda _: ""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,10 @@ def numeric_time(unit: float, expected: str) -> ColumnKind:
         times = to_numpy(column)
         if not (np.abs(times) < MOST_SECONDS / unit).all():  # NaN and infinity are not, either
             raise ValueError("beyond all times")
-        times *= round(unit / MILLISECONDS)
+        if unit >= MILLISECONDS:
+            times *= round(unit / MILLISECONDS)
+        else:
+            times /= round(MILLISECONDS / unit)
         return np.rint(times, out=times).astype(np.int64)
 
     return ColumnKind(pa.float64(), expected, fits, convert)
@@ -184,7 +188,7 @@ class Layout:
 
 
 def read_columns(path: Path, layout: Layout, skip_bad_lines: bool = False) -> dict[str, Any]:
-    """Read the columns of a file, plain or gzipped (``.gz``), each as its kind converts it.
+    """Read the columns of a file, compressed or not, each as its kind converts it.
 
     Args:
         path: the file.
@@ -234,18 +238,17 @@ def refuse_bad_line(path: Path, layout: Layout) -> None:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a plain or gzipped text file, without their ends and without a byte-order mark.
+    """The lines of a text file, compressed or not, without their ends and without a byte-order mark.
 
     Raises:
         UserError: the file cannot be read.
     """
-    open_text = gzip.open if path.suffix == ".gz" else open
     try:
-        with open_text(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as file:
+        with io.TextIOWrapper(open_bytes(path), "utf-8-sig", "surrogateescape") as file:
             for line in file:
                 yield line.rstrip("\n")
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def first_line(path: Path) -> str:
@@ -266,7 +269,8 @@ def excerpt(text: str) -> str:
 
 def _read(source: Path | pa.BufferReader, layout: Layout, has_header: bool | None = None) -> dict[str, Any]:
     """The columns, each given up by Arrow when it is converted: there is not always room for two copies of all."""
-    table = pa.csv.read_csv(source, **_csv_options(layout, layout.has_header if has_header is None else has_header))
+    stream = arrow_stream(source) if isinstance(source, Path) else source
+    table = pa.csv.read_csv(stream, **_csv_options(layout, layout.has_header if has_header is None else has_header))
     columns = {name: table[name] for name in layout.kinds}
     n_lines = table.num_rows
     del table
@@ -295,26 +299,51 @@ def _may_be_misread(path: Path, layout: Layout) -> bool:
 
 
 def _is_misread(block: bytes, layout: Layout) -> bool:
-    """The same of some lines.
+    """The same of some whole lines.
 
-    Arrow reads 0x1f as the integer 31, ``"a"b`` as ab, and quotes that begin in one line and end in another.
+    Arrow reads 0x1f as 31, ``"a"b`` as ab, quotes that end in another line, and some lines that are too long.
     """
-    if any(pa.types.is_integer(kind.arrow_type) for kind in layout.kinds.values()) and (
-        b"0x" in block or b"0X" in block
-    ):
-        return True
-    if not layout.quoted or b'"' not in block:
-        return False
     ends = re.escape(layout.separator.encode()) + rb"\r\n"
-    opening = rb'(?<![^%s])"' % ends
-    whole = opening + rb'(?:[^"\r\n]|"")*"(?![^%s])' % ends
-    return bool(re.search(opening, re.sub(whole, b"", block)))
+    if any(pa.types.is_integer(kind.arrow_type) for kind in layout.kinds.values()):
+        if b"0x" in block or b"0X" in block:
+            within_lines = b"\n" + block
+            found = re.finditer(rb'[%s" \t-]0[xX]' % ends, within_lines)
+            if any(_has_a_hexadecimal_integer(within_lines, match.end() - 2, layout) for match in found):
+                return True
+    if layout.quoted and b'"' in block:
+        opening = rb'(?<![^%s])"' % ends
+        whole = opening + rb'(?:[^"\r\n]|"")*"(?![^%s])' % ends
+        if re.search(opening, re.sub(whole, b"", block)):
+            return True
+    return _may_have_a_long_line(block)
+
+
+def _has_a_hexadecimal_integer(block: bytes, position: int, layout: Layout) -> bool:
+    """Whether the line around a position has 0x… in the place of an integer."""
+    start = block.rfind(b"\n", 0, position) + 1
+    start = block.rfind(b"\r", start, position) + 1 or start
+    (line,) = re.match(rb"([^\r\n]*)", block[start : start + LONGEST_LINE]).groups()
+    values = layout.split(line.decode("utf-8", "surrogateescape").removeprefix("\ufeff"))
+    return any(
+        pa.types.is_integer(layout.kinds[name].arrow_type) and "0x" in value.lower()
+        for name, value in zip(layout.names, values, strict=False)
+        if name in layout.kinds
+    )
+
+
+def _may_have_a_long_line(block: bytes) -> bool:
+    """Whether a line is too long, or nearly so: there is no end in half as many bytes."""
+    half = LONGEST_LINE // 2
+    return any(
+        block.find(b"\n", start, start + half) < 0 and block.find(b"\r", start, start + half) < 0
+        for start in range(0, len(block) - half, half)
+    )
 
 
 def _blocks_of_lines(path: Path, size: int) -> Iterator[bytes]:
-    """The content of a plain or gzipped file, some whole lines at a time, of some ``size`` bytes."""
+    """The content of a file, some whole lines at a time, of some ``size`` bytes."""
     begun = b""
-    with pa.input_stream(path) as stream:
+    with arrow_stream(path) as stream:
         while content := stream.read(size):
             end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
             if end:
@@ -359,8 +388,8 @@ def _line_problem(line: str, layout: Layout) -> str | None:
     """What keeps a line from being a click, in words, or None. An empty line is no click and no problem."""
     if not line:
         return None
-    if len(line) > LONGEST_LINE:
-        return f"it has {len(line):,} characters"
+    if len(line) > LONGEST_LINE // 4 and (n_bytes := len(line.encode("utf-8", "surrogateescape"))) > LONGEST_LINE:
+        return f"it has {n_bytes:,} bytes"
     values = layout.split(line)
     if len(values) != len(layout.names):
         return f"expected {len(layout.names)} columns ({','.join(layout.names)}), found {excerpt(line)}"
@@ -371,5 +400,8 @@ def _line_problem(line: str, layout: Layout) -> str | None:
             return str(error)
         kind = layout.kinds.get(name)
         if kind and not kind.fits(value):
-            return f"{name} is {excerpt(value)}, expected {kind.expected}"
+            if re.search("[\udc80-\udcff]", value):
+                latin1 = value.encode("utf-8", "surrogateescape").decode("latin-1")
+                return f"{name} is no text in UTF-8 ({excerpt(latin1)} in Latin-1: iconv -f latin1 -t utf-8 FILE)"
+            return f"{name} is {excerpt(value)}, expected {kind.expected}{kind.remark(value)}"
     return None

@@ -5,7 +5,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from clicks.clicklog import LogFormat, from_iso, time_kind
+from clicks.clicklog import NULLS, UNITS, LogFormat, from_iso, time_kind
 from clicks.datasets import DATASETS, YOOCHOOSE, are_its_files, is_usual_name
 from clicks.prepared import DATA_FOLDER
 from clicks.protocol import ENDS, LATEST, MANNERS, OWN, UNKNOWN_ITEMS, Protocol
@@ -13,7 +13,7 @@ from clicks.sessions import ORDERS
 from terminal.errors import UserError, did_you_mean
 from terminal.flags import SWITCH, FlagParser, Kind, whole_number
 
-OF_A_LOG = ("sep", "time_format", "first_date", "keep", "session_gap", "cut_first")
+OF_A_LOG = ("sep", "time_format", "first_date", "keep", "null", "session_gap", "cut_first")
 NO_MATTER = ("dataset", "clicks", "data_folder")  # they do not change what a data set's clicks become
 
 
@@ -36,7 +36,8 @@ def make_parser(doc: str | None = None) -> FlagParser:
         type=Path,
         nargs="+",
         metavar="FILE",
-        help="raw clicks, plain or .gz, one file or several (default: the data set's, as found in data/ or on Kaggle)",
+        help="raw clicks, plain or compressed (gz, bz2, xz, zst, zip), "
+        "one file or several (default: the data set's, as found in data/ or on Kaggle)",
     )
     files.add_argument(
         "--test_clicks",
@@ -75,7 +76,8 @@ def make_parser(doc: str | None = None) -> FlagParser:
     log.add_argument(
         "--time_format",
         metavar="FORMAT",
-        help="of the log's times: seconds or milliseconds since the epoch, iso (2019-10-01 23:59:59 and the like), or "
+        help="of the log's times: seconds, milliseconds, microseconds or nanoseconds since the epoch, "
+        "iso (2019-10-01 23:59:59 and the like), or "
         "a pattern of Python's strptime such as %%d.%%m.%%Y %%H:%%M; a time without a zone is UTC",
     )
     switch(log, "first_date", "DATES+MILLISECONDS: add to a session's earliest date (default: to each line's own)")
@@ -91,6 +93,13 @@ def make_parser(doc: str | None = None) -> FlagParser:
         action="append",
         metavar="COLUMN=VALUE[,VALUE]",
         help="keep the log's lines with one of these values in a column; may be given several times",
+    )
+    log.add_argument(
+        "--null",
+        nargs="+",
+        metavar="TEXT",
+        help="what stands for no session and no item: these lines are left out, as are those with nothing at all "
+        f"(default: {' '.join(filter(None, NULLS))}; --null '' : nothing else)",
     )
     switch(
         log,
@@ -229,7 +238,7 @@ def log_format(flags: Namespace) -> LogFormat | None:
         raise UserError(f"--columns {flags.columns} is not three names, such as session,time,item")
     if flags.time_format is None:
         raise UserError(
-            "--columns needs --time_format: seconds, milliseconds, iso or a pattern such as '%Y-%m-%d %H:%M:%S'"
+            f"--columns needs --time_format: {', '.join(UNITS)}, iso or a pattern such as '%Y-%m-%d %H:%M:%S'"
         )
     try:
         time_kind(flags.time_format)
@@ -248,7 +257,14 @@ def log_format(flags: Namespace) -> LogFormat | None:
         if not (name and equals):
             raise UserError(f"--keep {text} is not COLUMN=VALUE")
         keep.setdefault(name, []).extend(values.split(","))
-    return LogFormat(*columns, flags.time_format, separator, keep, bool(flags.first_date))
+    return LogFormat(
+        *columns,
+        flags.time_format,
+        separator,
+        keep,
+        bool(flags.first_date),
+        NULLS if flags.null is None else flags.null,
+    )
 
 
 def protocol_of(flags: Namespace) -> Protocol:

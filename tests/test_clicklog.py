@@ -6,6 +6,7 @@ import io
 import random
 import re
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -226,7 +227,7 @@ def test_random_logs_come_back_as_they_were_written(tmp_path_factory, rows, name
         for (who, what, _, ms), event in zip(rows, events, strict=True)
         if what is not None and event == "view"
     ]
-    log = LogFormat("who", "time", "what", "seconds", separator, {"event": ["view"]})
+    log = LogFormat("who", "time", "what", "seconds", separator, {"event": ["view"]}, nulls=())
     if not expected:
         with pytest.raises(UserError, match="holds no clicks: of"):
             read_log(paths, log)
@@ -302,7 +303,18 @@ def test_iso_times_are_those_of_python(when, between, precision, zone):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "2019", "2019-10", "2019-13-01", "2019-02-29", "2019-10-01T", "2019-10-01 24:00", "2019-10-01 10:00:60", "now"]
+    ["20191001T1000", "20191001T100000123", "2019-10-01T100000Z", "2019-10-01 10:00,5", "2019-10-01 10:00+2"]
+    + [
+        "",
+        "2019",
+        "2019-10",
+        "2019-13-01",
+        "2019-02-29",
+        "2019-10-01T",
+        "2019-10-01 24:00",
+        "2019-10-01 10:00:60",
+        "now",
+    ]
     + ["2019-10-01 10:00 EST", "2019-10-01 10:00+25:00", "2019-10-01Z", "٢٠١٩-10-01", "2019-10-01 10:00\n"],
 )
 def test_what_is_no_iso_time(text):
@@ -353,6 +365,16 @@ LOG = "who,when,what,event\nu1,2019-10-01 10:00:00,a,view\nu2,2019-10-01 10:00:0
         ({}, LOG + 'u3,2019-10-01 20:00:00,"a"b,view\n', "line 4: its quotes do not match: '\"a\"b'"),
         ({}, LOG + 'u3,2019-10-01 20:00:00,a,"vi\new"\n', "line 4: its quotes do not match"),
         ({}, LOG + "u3,2019-10-01 20:00:00,a\tb,view\n", r"line 4: what is 'a\\tb', expected text"),
+        (
+            {"time_format": "milliseconds"},
+            "who,when,what\n1,1709287200123456,2\n",
+            "these look like microseconds: --time_format",
+        ),
+        (
+            {"time_format": "seconds"},
+            "who,when,what\n1,1709287200123,2\n",
+            "these look like milliseconds: --time_format",
+        ),
         ({"time_format": "seconds"}, LOG, "line 2: when is '2019-10-01 10:00:00', expected seconds"),
         ({"time_format": "%d.%m.%Y"}, LOG, "line 2: when is '2019-10-01 10:00:00', expected a time by %d.%m.%Y"),
     ],
@@ -372,7 +394,7 @@ def test_broken_encoding_is_named_and_skipped(tmp_path, capsys):
         LOG.encode() + "u3,2019-10-01 10:00:02,é,view\n".encode("latin-1") + b"u4,2019-10-01 10:00:03,c,\xff\n"
     )
     log = LogFormat("who", "when", "what", "iso")
-    with pytest.raises(UserError, match="line 4: what is '\\\\udce9', expected text"):
+    with pytest.raises(UserError, match="line 4: what is no text in UTF-8 .'é' in Latin-1: iconv"):
         read_log([path], log)
     clicks, _ = read_log([path], log, skip_bad_lines=True)
     assert clicks.item_names.to_pylist() == ["a", "b", "c"]
@@ -414,7 +436,10 @@ def test_every_keep_counts(keep, expected, tmp_path):
         ("--clicks x --columns a,b,c", "--columns needs --time_format"),
         ("--clicks x --columns a,b --time_format iso", "--columns a,b is not three names"),
         ("--clicks x --columns a,,c --time_format iso", "--columns a,,c is not three names"),
-        ("--clicks x --columns a,b,c --time_format ms", "--time_format 'ms' is not seconds, milliseconds, iso"),
+        (
+            "--clicks x --columns a,b,c --time_format ms",
+            "--time_format 'ms' is not one of seconds, milliseconds, micro",
+        ),
         ("--clicks x --columns a,b,c --time_format iso --sep ab", "--sep 'ab' is not a single"),
         ("--clicks x --columns a,b,c --time_format iso --session_gap 0", "--session_gap 0 is not"),
         ("--clicks x --columns a,b,c --time_format iso --session_gap nan", "--session_gap nan is not"),
@@ -437,7 +462,10 @@ def test_times_of_another_unit_are_remarked_upon(tmp_path, capsys):
     assert "warning" not in capsys.readouterr().err
     with pytest.raises(UserError, match="would be empty"):
         preprocessing.main([*line.split(), "milliseconds"])
-    assert "1970-01-18 08:40:00 to 1970-01-18 08:51:31: is --time_format milliseconds right?" in capsys.readouterr().err
+    assert (
+        "1970-01-18 08:40:00 to 1970-01-18 08:51:31: is --time_format milliseconds right? (these look like seconds"
+        in capsys.readouterr().err
+    )
 
 
 @settings(max_examples=300, deadline=None)
@@ -458,3 +486,47 @@ def test_lines_are_split_as_python_splits_them(values, separator, quote_all):
 def test_a_pattern_that_python_cannot_read_is_refused(pattern):
     with pytest.raises(ValueError, match="is not"):
         time_kind(pattern)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2024-03-01 12:00:00.123+02", "2024-03-01 10:00:00,123", "20240301T100000.123Z", "20240301T120000,123+0200"]
+    + ["2024-03-01T10:00:00.123+00", "2024-03-01 05:00:00.123-05"],
+)
+def test_ways_of_writing_a_time(text):
+    assert from_iso(text) == 1_709_287_200_123
+
+
+@pytest.mark.parametrize(
+    ("unit", "digits"), [("seconds", 1), ("milliseconds", 4), ("microseconds", 7), ("nanoseconds", 10)]
+)
+def test_units_of_time(unit, digits, tmp_path):
+    times = [1_709_287_200_123 + n * 1_009 for n in range(500)]
+    texts = [f"{time / 1000:.3f}" if unit == "seconds" else f"{time}{'0' * (digits - 4)}" for time in times]
+    (tmp_path / "log.csv").write_text("s,t,i\n" + "".join(f"1,{text},2\n" for text in texts))
+    assert read_log([tmp_path / "log.csv"], LogFormat("s", "t", "i", unit))[0].time.tolist() == times
+
+
+def test_spellings_of_nothing_are_nothing(tmp_path, capsys):
+    """And a column of integers with some of them is one of integers."""
+    spellings = ["", '""', "NA", "NULL", "null", "NaN", "nan", "None", r"\N", '"NA"']
+    lines = [f"{text},{n},5\n" for n, text in enumerate(spellings)] + [
+        f"7,{n},{text}\n" for n, text in enumerate(spellings)
+    ]
+    rest = "".join(f"{n // 40},{n * 3_000_000},{n % 3}\n" for n in range(200))
+    (tmp_path / "log.csv").write_text("s,t,i\n" + "".join(lines) + "n/a,1,6\n" + rest)
+    log = LogFormat("s", "t", "i", "milliseconds")
+    clicks, counts = read_log([tmp_path / "log.csv"], log)
+    assert (counts.without_session, counts.without_item, counts.clicks) == (10, 10, 201)
+    assert set(counts.nulls) == {"", "NA", "NULL", "null", "NaN", "nan", "None", r"\N"}
+    assert clicks.item_names is None
+    assert set(clicks.session_names.to_pylist()) == {"n/a"} | set("01234")
+    clicks, counts = read_log([tmp_path / "log.csv"], replace(log, nulls=["n/a"]))
+    assert (counts.without_session, counts.without_item) == (3, 2)
+
+    line = (
+        f"--clicks {tmp_path}/log.csv --columns s,t,i --time_format milliseconds --data_folder {tmp_path} --null NA n/a"
+    )
+    preprocessing.main(line.split())
+    left_out = "left out: 5 lines without s, 4 lines without i, 5 lines of these with NA, n/a in its place\n"
+    assert left_out in capsys.readouterr().out
