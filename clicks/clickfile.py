@@ -5,7 +5,7 @@
 * prepared: comma separated with the header ``SessionID,ItemID,Time``, Time in seconds since the epoch (UTC). Ids are
   integers, or text: a column is text if its first id stands in quotes or is no integer.
 
-Both are read plain or gzipped (``.gz``). A line that does not fit is refused with its number.
+Both are read plain or compressed, see :mod:`clicks.opening`. A line that does not fit is refused with its number.
 """
 
 import re
@@ -43,14 +43,19 @@ DAY = 86_400_000  # in milliseconds, the unit of all times
 WRITTEN_AT_ONCE = 2**20  # clicks
 
 
+_ZONED_TIME = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]([0-9]{2})(?::([0-9]{2})(?::([0-9]{2})(?:\.[0-9]{1,3})?)?)?"
+    r"(?:Z|[+-](?:[01][0-9]|2[0-3])(?::?[0-5][0-9])?)"
+)
+
+
 def _is_timestamp(text: str) -> bool:
-    if not re.fullmatch(r"[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}(\.[0-9]{1,3})?Z", text):
-        return False
+    """Whether Arrow, too, takes a text for a time with a zone."""
+    match = _ZONED_TIME.fullmatch(text)
     try:
-        datetime.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")
+        return bool(match and datetime(*(int(part or 0) for part in match.groups())))
     except ValueError:
         return False
-    return True
 
 
 _TIMESTAMP = ColumnKind(

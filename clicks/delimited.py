@@ -5,10 +5,8 @@ integer, nan as a time, text behind a closing quote). So what it refuses, and wh
 line by line, by the rules that a person would state; the first line that breaks one is named.
 """
 
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +17,11 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
+from clicks.opening import arrow_stream, open_bytes
 from terminal.errors import UserError, warn
 
-LONGEST_LINE = 10_000  # characters; Arrow has a limit, too
+LONGEST_LINE = 2**20  # bytes; Arrow's limit, too, wherever in the file a line stands
+LATIN1 = "which iconv -f latin1 -t utf-8 converts"
 MOST_SECONDS = 1e12  # past the year 30000
 MILLISECONDS = 1e-3  # of a second
 
@@ -183,7 +183,7 @@ class Layout:
 
 
 def read_columns(path: Path, layout: Layout, skip_bad_lines: bool = False) -> dict[str, Any]:
-    """Read the columns of a file, plain or gzipped (``.gz``), each as its kind converts it.
+    """Read the columns of a file, compressed or not, each as its kind converts it.
 
     Args:
         path: the file.
@@ -215,7 +215,7 @@ def stream_columns(path: Path, layout: Layout) -> Iterator[dict[str, Any]]:
     try:
         if _may_be_misread(path, layout):
             refuse_bad_line(path, layout)
-        for batch in pa.csv.open_csv(path, **_csv_options(layout)):
+        for batch in pa.csv.open_csv(arrow_stream(path), **_csv_options(layout)):
             yield {name: kind.convert(pa.chunked_array([batch[name]])) for name, kind in layout.kinds.items()}
     except (pa.ArrowException, ValueError, OSError) as error:
         refuse_bad_line(path, layout)
@@ -230,18 +230,17 @@ def refuse_bad_line(path: Path, layout: Layout) -> None:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a plain or gzipped text file, without their ends and without a byte-order mark.
+    """The lines of a text file, compressed or not, without their ends and without a byte-order mark.
 
     Raises:
         UserError: the file cannot be read.
     """
-    open_text = gzip.open if path.suffix == ".gz" else open
     try:
-        with open_text(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as file:
+        with io.TextIOWrapper(open_bytes(path), "utf-8-sig", "surrogateescape") as file:
             for line in file:
                 yield line.rstrip("\n")
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def first_line(path: Path) -> str:
@@ -262,7 +261,8 @@ def excerpt(text: str) -> str:
 
 def _read(source: Path | pa.BufferReader, layout: Layout) -> dict[str, Any]:
     """The columns, each given up by Arrow when it is converted: there is not always room for two copies of all."""
-    table = pa.csv.read_csv(source, **_csv_options(layout))
+    stream = arrow_stream(source) if isinstance(source, Path) else source
+    table = pa.csv.read_csv(stream, **_csv_options(layout))
     columns = {name: table[name] for name in layout.kinds}
     n_lines = table.num_rows
     del table
@@ -288,26 +288,55 @@ def _csv_options(layout: Layout) -> dict[str, Any]:
 def _may_be_misread(path: Path, layout: Layout) -> bool:
     """Whether a file has anything in it that Arrow takes and a person does not.
 
-    It reads 0x1f as the integer 31, ``"a"b`` as ab, and quotes that begin in one line and end in another.
+    It reads 0x1f as the integer 31, ``"a"b`` as ab, quotes that begin in one line and end in another, and some lines
+    that are too long.
     """
     has_integers = any(pa.types.is_integer(kind.arrow_type) for kind in layout.kinds.values())
-    if not has_integers and not layout.quoted:
-        return False
     ends = re.escape(layout.separator.encode()) + rb"\r\n"
     opening = re.compile(rb'(?<![^%s])"' % ends)
     whole = re.compile(opening.pattern + rb'(?:[^"\r\n]|"")*"(?![^%s])' % ends)
+    hexadecimal = re.compile(rb'[%s" \t-]0[xX]' % ends)
     for block in _blocks_of_lines(path):
         if has_integers and (b"0x" in block or b"0X" in block):
-            return True
+            within_lines = b"\n" + block
+            if any(
+                _has_a_hexadecimal_integer(within_lines, found.end() - 2, layout)
+                for found in hexadecimal.finditer(within_lines)
+            ):
+                return True
         if layout.quoted and b'"' in block and opening.search(whole.sub(b"", block)):
+            return True
+        if _may_have_a_long_line(block):
             return True
     return False
 
 
+def _has_a_hexadecimal_integer(block: bytes, position: int, layout: Layout) -> bool:
+    """Whether the line around a position has 0x… in the place of an integer."""
+    start = block.rfind(b"\n", 0, position) + 1
+    start = block.rfind(b"\r", start, position) + 1 or start
+    (line,) = re.match(rb"([^\r\n]*)", block[start : start + LONGEST_LINE]).groups()
+    values = layout.split(line.decode("utf-8", "surrogateescape").removeprefix("\ufeff"))
+    return any(
+        pa.types.is_integer(layout.kinds[name].arrow_type) and "0x" in value.lower()
+        for name, value in zip(layout.names, values, strict=False)
+        if name in layout.kinds
+    )
+
+
+def _may_have_a_long_line(block: bytes) -> bool:
+    """Whether a line is too long, or nearly so: one that is has no end in half as many bytes, counted from anywhere."""
+    half = LONGEST_LINE // 2
+    return any(
+        block.find(b"\n", start, start + half) < 0 and block.find(b"\r", start, start + half) < 0
+        for start in range(0, len(block) - half, half)
+    )
+
+
 def _blocks_of_lines(path: Path) -> Iterator[bytes]:
-    """The content of a plain or gzipped file, some whole lines at a time."""
+    """The content of a file, some whole lines at a time."""
     begun = b""
-    with pa.input_stream(path) as stream:
+    with arrow_stream(path) as stream:
         while content := stream.read(2**22):
             end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
             if end:
@@ -352,8 +381,8 @@ def _line_problem(line: str, layout: Layout) -> str | None:
     """What keeps a line from being a click, in words, or None. An empty line is no click and no problem."""
     if not line:
         return None
-    if len(line) > LONGEST_LINE:
-        return f"it has {len(line):,} characters"
+    if len(line) > LONGEST_LINE // 4 and (n_bytes := len(line.encode("utf-8", "surrogateescape"))) > LONGEST_LINE:
+        return f"it has {n_bytes:,} bytes"
     values = layout.split(line)
     if len(values) != len(layout.names):
         return f"expected {len(layout.names)} columns ({','.join(layout.names)}), found {excerpt(line)}"
@@ -364,5 +393,8 @@ def _line_problem(line: str, layout: Layout) -> str | None:
             return str(error)
         kind = layout.kinds.get(name)
         if kind and not kind.fits(value):
+            if re.search("[\udc80-\udcff]", value):
+                as_latin1 = value.encode("utf-8", "surrogateescape").decode("latin-1")
+                return f"{name} is no text in UTF-8 ({excerpt(as_latin1)} in Latin-1, {LATIN1})"
             return f"{name} is {excerpt(value)}, expected {kind.expected}"
     return None

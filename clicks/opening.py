@@ -21,6 +21,7 @@ from terminal.errors import UserError, listed
 HEAD = 4096  # bytes that tell what a file is
 READ_AHEAD = 2**18  # bytes
 PARQUET, ZIP = "Parquet", "zip"
+ARROWS_OWN = {"gzip": "gzip", "Zstandard": "zstd"}  # what Arrow unpacks, by its name there
 _MAGIC = {  # what a file of a kind begins with
     "gzip": rb"\x1f\x8b",
     "bzip2": rb"BZh[1-9](1AY&SY|\x17rE8P\x90)",
@@ -90,6 +91,17 @@ def kind_of(path: Path) -> str | None:
         raise _cannot_read(path, error) from error
 
 
+def arrow_stream(path: Path) -> pa.NativeFile:
+    """As :func:`open_bytes`, for Arrow, which then reads and unpacks without Python where it can."""
+    kind = kind_of(path)
+    open_bytes(path).close()  # refuses what is no text
+    if kind is None:
+        return pa.OSFile(str(path))
+    if kind in ARROWS_OWN:
+        return pa.CompressedInputStream(pa.OSFile(str(path)), ARROWS_OWN[kind])
+    return pa.PythonFile(open_bytes(path), "r")
+
+
 def _refuse_what_is_no_file(path: Path, once: bool) -> None:
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
@@ -123,7 +135,7 @@ def _plain(path: Path, file: io.BufferedReader) -> io.BufferedReader:
 def _unpacked(kind: str, packed: io.BufferedReader) -> Any:
     if kind in ("bzip2", "xz"):
         return (bz2 if kind == "bzip2" else lzma).open(packed)
-    return pa.CompressedInputStream(pa.PythonFile(packed, "r"), {"gzip": "gzip", "Zstandard": "zstd"}[kind])
+    return pa.CompressedInputStream(pa.PythonFile(packed, "r"), ARROWS_OWN[kind])
 
 
 def _only_member(path: Path, packed: io.BufferedReader) -> Any:

@@ -1,6 +1,9 @@
 """Reading and writing click files: what is read is what was written, and what does not fit is named by its line."""
 
+import bz2
 import gzip
+import lzma
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -64,6 +67,7 @@ PREPARED = "SessionID,ItemID,Time\n"
         (RAW + "2,2014-04-07T10:51:09.277Z,x5,0\n", "line 2: item is 'x5', expected an integer"),
         (RAW + "2,,5,0\n", "line 2: timestamp is '', expected a time such as 2014"),
         (RAW + "2,2014-04-07 10:51:09,5,0\n", "line 2: timestamp is '2014-04-07 10:51:09', expected a time"),
+        (RAW + "2,2014-04-07 10:51:09 Z,5,0\n", "line 2: timestamp is '2014-04-07 10:51:09 Z', expected a time"),
         (RAW * 2 + "2,2014-04-07T10:5", "line 3: expected 4 columns .* found '2,2014-04-07T10:5'"),
         (RAW + f"{2**63},2014-04-07T10:51:09.277Z,5,0\n", "line 2: session is '9223372036854775808', expected"),
         ("1,2,3\n", r"line 1: expected 4 columns \(session,timestamp,item,category\), found '1,2,3'"),
@@ -191,3 +195,41 @@ def test_a_damaged_archive_is_refused_while_it_is_streamed(text_items, tmp_path)
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="sessions.csv.gz"):
         list(stream_sessions(path, text_items))
+
+
+@pytest.mark.parametrize("bad", [[], ["a bad line"]])
+def test_what_a_line_is_does_not_depend_on_the_others(bad, tmp_path, capsys):
+    """Arrow reads them together; beside a bad line, they are read one by one."""
+    zones = ["Z", "+00", "+02:00", "-0530"]
+    clocks = [f"2014-04-07{between}{clock}" for between in "T " for clock in ("10", "10:51", "10:51:09", "10:51:09.27")]
+    times = [clock + zone for clock in clocks for zone in zones]
+    lines = [f"1,{time},5,{'x' * (2**20 - 60 if number == 3 else 20_000)}" for number, time in enumerate(times)]
+    too_long = [f"2,2014-04-07T10:51:09Z,5,{'x' * 2**20}"]
+    (tmp_path / "c.dat").write_text("\n".join(lines[:9] + bad + lines[9:]))
+    clicks = read_raw_clicks(tmp_path / "c.dat", skip_bad_lines=True)
+    assert clicks.time.tolist() == [int(datetime.fromisoformat(time).timestamp() * 1000) for time in times]
+    assert ("skipped 1 lines" in capsys.readouterr().err) == bool(bad)
+    (tmp_path / "c.dat").write_text("\n".join(lines[:2] + too_long + lines[2:] + bad))
+    assert len(read_raw_clicks(tmp_path / "c.dat", skip_bad_lines=True)) == len(times)
+    with pytest.raises(UserError, match="line 3: it has 1,048,601 bytes"):
+        read_raw_clicks(tmp_path / "c.dat")
+
+
+@pytest.mark.parametrize("session", ["0x1f", "-0X1f", " 0x1f"])
+def test_a_hexadecimal_number_is_no_integer_but_may_be_elsewhere(session, tmp_path):
+    elsewhere = "".join(f"{n},2014-04-07T10:51:09Z,5,{text}\n" for n, text in enumerate(["0x1f", "-0x1f", "a-0x"]))
+    (tmp_path / "c.dat").write_text(elsewhere)
+    assert read_raw_clicks(tmp_path / "c.dat").session.tolist() == [0, 1, 2]
+    (tmp_path / "c.dat").write_text(f"{elsewhere}{session},2014-04-07T10:51:09Z,5,0\n")
+    with pytest.raises(UserError, match="line 4: session is .*, expected an integer"):
+        read_raw_clicks(tmp_path / "c.dat")
+
+
+@pytest.mark.parametrize("pack", [bz2.compress, lzma.compress])
+def test_what_a_file_is_compressed_with_does_not_show(pack, tmp_path):
+    for text, read in ((RAW * 40_000, read_raw_clicks), (f"{PREPARED}1,2,3\n" + "1,2,4\n" * 40_000, read_clicks)):
+        (tmp_path / "c.dat").write_bytes(pack(text.encode()))
+        assert len(read(tmp_path / "c.dat")) >= 40_000
+        (tmp_path / "c.dat").write_bytes(pack(text.encode() + b"bad\n"))
+        with pytest.raises(UserError, match="line 4000[1-3]: expected"):
+            read(tmp_path / "c.dat")

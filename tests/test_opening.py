@@ -79,7 +79,7 @@ def test_what_is_damaged_or_cut_off_is_one_sentence(kind, tmp_path):
     n_refused = 0
     for _ in range(60):
         damaged = bytearray(packed)
-        damaged[rng.randrange(6, len(packed))] ^= 1 << rng.randrange(8)
+        damaged[rng.randrange(10, len(packed))] ^= 1 << rng.randrange(8)
         (tmp_path / "log").write_bytes(damaged)
         message = ""
         try:
