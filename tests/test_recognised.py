@@ -181,12 +181,12 @@ def test_parquet_files_without_clicks_are_refused(tmp_path, change, message):
 def naive_sessions(path) -> list[tuple[int, list[int], list[int]]]:
     """What pandas makes of a file of rsc15-64: session, items, milliseconds, the oldest session first."""
     frame = pd.read_csv(path, sep="\t").sort_values(["SessionId", "Time"], kind="stable")
-    sessions = [
-        (session, group.ItemId.tolist(), (group.Time * 1000).round().astype("int64").tolist())
-        for session, group in frame.groupby("SessionId")
-        if len(group) > 1
-    ]
-    return sorted(sessions, key=lambda session: session[2][0])
+    sessions = {}
+    for session, item, seconds in zip(frame.SessionId, frame.ItemId, frame.Time, strict=True):
+        _, items, times = sessions.setdefault(session, (session, [], []))
+        items.append(item)
+        times.append(round(seconds * 1000))
+    return sorted((session for session in sessions.values() if len(session[1]) > 1), key=lambda session: session[2][0])
 
 
 @pytest.mark.skipif(not RSC15.exists(), reason="no ../shared/data/rsc15-64 beside the checkout")
