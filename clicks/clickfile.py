@@ -224,6 +224,17 @@ def stream_sessions(path: Path, text_items: bool = False) -> Iterator[tuple[np.n
         yield held_session, held_item
 
 
+def columns_to_check(path: Path) -> Layout:
+    """How to read of a file as :func:`stream_sessions` takes it the sessions, and the times where it has them.
+
+    Raises:
+        UserError: the file is missing, or lacks a column.
+    """
+    names, first_click = _head(path, ("SessionID", "ItemID"))
+    times = {"Time": SECONDS} if "Time" in names else {}
+    return _prepared(names, {"SessionID": _kind_of(first_click.get("SessionID"))} | times)
+
+
 def _head(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The column names of a file with a header, and the values of its first click, in their quotes if they have some.
 
