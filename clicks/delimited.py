@@ -296,7 +296,7 @@ def _may_be_misread(path: Path, layout: Layout) -> bool:
     opening = re.compile(rb'(?<![^%s])"' % ends)
     whole = re.compile(opening.pattern + rb'(?:[^"\r\n]|"")*"(?![^%s])' % ends)
     hexadecimal = re.compile(rb'[%s" \t-]0[xX]' % ends)
-    for block in _blocks_of_lines(path):
+    for block in blocks_of_lines(path):
         if has_integers and (b"0x" in block or b"0X" in block):
             within_lines = b"\n" + block
             if any(
@@ -333,7 +333,7 @@ def _may_have_a_long_line(block: bytes) -> bool:
     )
 
 
-def _blocks_of_lines(path: Path) -> Iterator[bytes]:
+def blocks_of_lines(path: Path) -> Iterator[bytes]:
     """The content of a file, some whole lines at a time."""
     begun = b""
     with arrow_stream(path) as stream:
