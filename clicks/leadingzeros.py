@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable
 
+import numpy as np
+
 
 def columns_with_zeros(blocks: Iterable[bytes], places: dict[str, int]) -> set[str]:
     """Those columns of comma separated lines in which an id begins with a zero that a number does not need.
@@ -17,8 +19,17 @@ def columns_with_zeros(blocks: Iterable[bytes], places: dict[str, int]) -> set[s
     }
     found: set[str] = set()
     for block in blocks:
-        if any(start in block for start in (b"\n0", b",0", b"-0", b" 0", b"\t0", b"\r0")) or block.startswith(b"0"):
+        if _may_begin_with_zero(block):
             found |= {name for name in begins.keys() - found if begins[name].search(block)}
         if len(found) == len(begins):
             break
     return found
+
+
+def _may_begin_with_zero(block: bytes) -> bool:
+    """Whether a zero stands behind anything before it in ASCII but a point; bytes are compared many at a time."""
+    content = np.frombuffer(block, dtype=np.uint8)
+    begins = content[1:] == ord("0")
+    begins &= content[:-1] < ord("0")
+    begins &= content[:-1] != ord(".")
+    return block.startswith((b"0", b"\xef\xbb\xbf0")) or bool(begins.any())
