@@ -214,7 +214,7 @@ def stream_sessions(path: Path, text_items: bool = False) -> Iterator[tuple[np.n
     """
     names, first_click = _head(path, ("SessionID", "ItemID"))
     kinds = _kinds_of_ids(path, names, first_click)
-    has_zeros = kinds["ItemID"] is PLAIN_TEXT and is_integer(first_click["ItemID"])
+    has_zeros = kinds["ItemID"] is PLAIN_TEXT and is_integer(first_click.get("ItemID", ""))
     kinds["ItemID"] = PLAIN_TEXT if text_items or has_zeros else INTEGER
     held_session, held_item = (np.zeros(0, dtype=object if kind is PLAIN_TEXT else np.int64) for kind in kinds.values())
     for columns in stream_columns(path, _prepared(names, kinds)):
