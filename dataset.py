@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clicks.clickfile import Clicks, read_clicks, session_offsets
+from clicks.clickfile import Clicks, session_offsets
 from clicks.itemindex import ItemIndex
 from clicks.prepared import refuse_mixture
+from clicks.recognised import read_prepared_clicks
 from preprocessing import drop_short_sessions
 from terminal.errors import UserError
 
@@ -65,14 +66,13 @@ class Sessions:
 
 
 def read_session_clicks(path: Path) -> Clicks:
-    """Read a prepared click file and bring every session together, its clicks in the order of time.
+    """Read prepared clicks (see :mod:`clicks.recognised`) with every session together, its clicks by time.
 
     Raises:
-        UserError: the file is missing, malformed, another than the folder's record tells of, or holds no session of two
-            clicks.
+        UserError: the file is unusable, another than the folder's record tells of, or has no session of two clicks.
     """
     refuse_mixture(path)
-    clicks = drop_short_sessions(read_clicks(path).sorted())
+    clicks = drop_short_sessions(read_prepared_clicks(path).sorted())
     if len(clicks) == 0:
         raise UserError(f"{path} holds no session of two clicks, so there is nothing to predict")
     return clicks

@@ -23,8 +23,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from clicks.clickfile import session_offsets, stream_sessions
+from clicks.clickfile import session_offsets
 from clicks.itemindex import ItemIndex
+from clicks.sessionfile import read_sessions
 from evaluation import rows_at_once
 from runs.parameters import PARAMETERS
 from serving.itemvectors import FORMATS, write_item_vectors
@@ -50,7 +51,7 @@ def recommend_for_file(
     unknown: set[int | str] = set()
     n_skipped = 0
     n_rows = rows_at_once(len(recommender.index), recommender.model.output_bias.device, BATCH_SIZE)
-    for session, item in stream_sessions(path, recommender.index.is_text):
+    for session, item in read_sessions(path, recommender.index.is_text):
         known = recommender.index.encode(item)
         unknown.update(item[known < 0].tolist())
         all_offsets = session_offsets(session)

@@ -3,7 +3,7 @@
 * raw, as YooChoose published it: ``session,timestamp,item,category``, no header, timestamps such as
   ``2014-04-07T10:51:09.277Z``, ids that are integers;
 * prepared: comma separated with the header ``SessionID,ItemID,Time``, Time in seconds since the epoch (UTC). Ids are
-  integers, or text: a column is text if its first id stands in quotes or is no integer.
+  integers, or text: a column is text if its first id stands in quotes or is no integer, or if any has a leading zero.
 
 Both are read plain or compressed, see :mod:`clicks.opening`. A line that does not fit is refused with its number.
 """
@@ -20,20 +20,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from clicks.delimited import (
-    INTEGER,
-    PLAIN_TEXT,
-    SECONDS,
-    ColumnKind,
-    Layout,
-    Text,
-    first_line,
-    is_integer,
-    lines,
-    read_columns,
-    stream_columns,
-    to_numpy,
-)
+from clicks.delimited import blocks_of_lines, first_line, lines, read_columns, stream_columns
+from clicks.leadingzeros import columns_with_zeros
+from clicks.textkinds import INTEGER, PLAIN_TEXT, SECONDS, ColumnKind, Layout, Text, is_integer, to_numpy
 from terminal.atomicfile import write_together
 from terminal.errors import UserError
 
@@ -196,7 +185,7 @@ def read_clicks(path: Path) -> Clicks:
         UserError: the file is missing, empty, lacks a column, or holds a line that is not a click.
     """
     names, first_click = _head(path, PREPARED_COLUMNS)
-    kinds = {"Time": SECONDS} | {name: _kind_of(first_click.get(name)) for name in ("SessionID", "ItemID")}
+    kinds = {"Time": SECONDS} | _kinds_of_ids(path, names, first_click)
     columns = read_columns(path, _prepared(names, kinds))
     session, session_names = _numbered(columns["SessionID"])
     item, item_names = _numbered(columns["ItemID"])
@@ -223,7 +212,9 @@ def stream_sessions(path: Path, text_items: bool = False) -> Iterator[tuple[np.n
         UserError: the file is missing, lacks a column, or holds a line that is not a click.
     """
     names, first_click = _head(path, ("SessionID", "ItemID"))
-    kinds = {"SessionID": _kind_of(first_click.get("SessionID")), "ItemID": PLAIN_TEXT if text_items else INTEGER}
+    kinds = _kinds_of_ids(path, names, first_click)
+    has_zeros = kinds["ItemID"] is PLAIN_TEXT and is_integer(first_click.get("ItemID", ""))
+    kinds["ItemID"] = PLAIN_TEXT if text_items or has_zeros else INTEGER
     held_session, held_item = (np.zeros(0, dtype=object if kind is PLAIN_TEXT else np.int64) for kind in kinds.values())
     for columns in stream_columns(path, _prepared(names, kinds)):
         ids = [column.per_line() if isinstance(column, Text) else column for column in columns.values()]
@@ -234,6 +225,17 @@ def stream_sessions(path: Path, text_items: bool = False) -> Iterator[tuple[np.n
         held_session, held_item = session[last:], item[last:]
     if len(held_session):
         yield held_session, held_item
+
+
+def columns_to_check(path: Path) -> Layout:
+    """How to read of a file as :func:`stream_sessions` takes it the sessions, and the times where it has them.
+
+    Raises:
+        UserError: the file is missing, or lacks a column.
+    """
+    names, first_click = _head(path, ("SessionID", "ItemID"))
+    times = {"Time": SECONDS} if "Time" in names else {}
+    return _prepared(names, {"SessionID": _kinds_of_ids(path, names, first_click)["SessionID"]} | times)
 
 
 def _head(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -249,6 +251,13 @@ def _head(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]
     content = (line for number, line in enumerate(lines(path)) if number and line)
     values = layout.split(next(content, ""))
     return names, dict(zip(names, values, strict=True)) if len(values) == len(names) else {}
+
+
+def _kinds_of_ids(path: Path, names: Sequence[str], first_click: dict[str, str]) -> dict[str, ColumnKind]:
+    """The kinds of both columns of ids: by the first of each, and text if any has leading zeros."""
+    kinds = {name: _kind_of(first_click.get(name)) for name in ("SessionID", "ItemID")}
+    places = {name: names.index(name) for name, kind in kinds.items() if kind is not PLAIN_TEXT}
+    return kinds | dict.fromkeys(columns_with_zeros(blocks_of_lines(path), places) if places else (), PLAIN_TEXT)
 
 
 def _kind_of(first_id: str | None) -> ColumnKind:

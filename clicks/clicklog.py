@@ -18,18 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clicks.clickfile import Clicks
-from clicks.delimited import (
-    MILLISECONDS,
-    TEXT_OR_NOTHING,
-    ColumnKind,
-    Layout,
-    Text,
-    first_line,
-    numeric_time,
-    read_columns,
-    stream_columns,
-    text_of,
-)
+from clicks.delimited import first_line, read_columns, stream_columns
+from clicks.textkinds import MILLISECONDS, TEXT_OR_NOTHING, ColumnKind, Layout, Text, numeric_time, text_of
 from terminal.errors import UserError, did_you_mean, listed, warn
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)

@@ -1,6 +1,6 @@
 """The item index: which row of the model's tables belongs to which item id."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from clicks.clickfile import Clicks
-from clicks.delimited import is_integer
+from clicks.textkinds import is_integer
 
 
 class ItemIndex:
@@ -72,15 +72,15 @@ class ItemIndex:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def encode(self, ids: np.ndarray | Sequence[int | str]) -> np.ndarray:
-        """Item indices of item ids, int32; -1 for an id that is not in the index."""
-        ids = np.asarray(ids)
-        if np.issubdtype(ids.dtype, np.integer) and not self.is_text:
+    def encode(self, ids: np.ndarray | Iterable[int | float | str]) -> np.ndarray:
+        """Item indices of item ids, int32; -1 for an id that is not in the index. A whole float is its integer."""
+        is_array = isinstance(ids, np.ndarray)
+        if is_array and not self.is_text and np.issubdtype(ids.dtype, np.integer) and np.can_cast(ids.dtype, np.int64):
             return self._lookup.get_indexer(ids).astype(np.int32)
-        code, distinct = pd.factorize(ids.astype(object), use_na_sentinel=False)
-        texts = list(map(str, distinct))
+        each = (_text_of(item) for item in (ids.tolist() if is_array else ids))  # one array would round to float64
+        code, texts = pd.factorize(np.fromiter(each, dtype=object))
         if self.is_text:
-            index = self._lookup.get_indexer(np.array(texts, dtype=object))
+            index = self._lookup.get_indexer(texts)
         else:
             index = np.full(len(texts), -1)
             same = [place for place, text in enumerate(texts) if _is_plain_integer(text)]
@@ -97,6 +97,11 @@ class ItemIndex:
 def _is_plain_integer(text: str) -> bool:
     """Whether a text is that of an integer id: "12" is, "012" is not."""
     return is_integer(text) and str(int(text)) == text
+
+
+def _text_of(item: int | float | str) -> str:
+    is_whole = isinstance(item, float | np.floating) and float(item).is_integer()
+    return str(int(item) if is_whole else item)
 
 
 def _as_objects(names: pa.LargeStringArray) -> np.ndarray:

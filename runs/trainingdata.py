@@ -1,6 +1,7 @@
 """What a run trains and is evaluated on: prepared files, read and encoded."""
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from terminal.memory import memory_for
 
 SAMPLE_SEED = 22
 READING = "clicks take some 75 bytes each while they are read: free some, or preprocess fewer days with --last_days"
+FILE_OF_CLICKS = re.compile(r"\.(txt|csv|tsv|inter|parquet)(\.\w+)?$")
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def data_file(folder: str, name: str) -> Path:
     for path in (Path(folder) / name, Path(name)):
         if path.is_file():
             return path
-    there = sorted(path.name for path in Path(folder).glob("*.txt"))
+    there = sorted(path.name for path in Path(folder).glob("*") if FILE_OF_CLICKS.search(path.name))
     hint = (
         f"there are {', '.join(there)}" if there else "write it with preprocessing.py, or say where with --data_folder"
     )

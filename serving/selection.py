@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clicks.delimited import excerpt, is_integer, lines
+from clicks.delimited import lines
 from clicks.itemindex import ItemIndex
+from clicks.textkinds import excerpt, is_integer
 from model import GRU4Rec, score
 from terminal.errors import UserError, listed, warn
 

@@ -21,8 +21,8 @@ import preprocessing
 import reproduce
 from clicks.clickfile import Clicks, read_clicks, write_click_files
 from clicks.clicklog import LogFormat, from_iso, from_pattern, read_log, sessions_of_users, time_kind
-from clicks.delimited import Layout
 from clicks.synthetic import synthetic_clicks
+from clicks.textkinds import Layout
 from main import evaluate_checkpoint
 from preprocessing import TEST, TRAIN_FULL
 from recommend import Recommender, recommend_for_file

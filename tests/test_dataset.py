@@ -168,6 +168,31 @@ def test_text_and_integers_meet_by_their_text(known, asked):
     assert back.encode(asked).tolist() == expected
 
 
+@pytest.mark.parametrize("is_text", [False, True])
+def test_a_known_id_is_known_beside_whatever_others(is_text):
+    index = ItemIndex(np.array(["7", "1", "-3"], dtype=object) if is_text else np.array([7, 1, -3]))
+    asked = [
+        7,
+        2**63,
+        "1",
+        -3.0,
+        np.int32(7),
+        True,
+        1.5,
+        float("nan"),
+        2.0**70,
+        "07",
+        -(2**80),
+        np.uint64(7),
+        np.str_("-3"),
+    ]
+    assert index.encode(asked).tolist() == [0, -1, 1, 2, 0, -1, -1, -1, -1, -1, -1, 0, 2]
+    assert index.encode(iter([7, 2**63])).tolist() == [0, -1]
+    assert index.encode(np.array([7, 2**63, 2**64 - 3], dtype=np.uint64)).tolist() == [0, -1, -1]
+    assert index.encode(np.array([7.0, 1.5])).tolist() == [0, -1]
+    assert index.encode([]).tolist() == index.encode(np.zeros(0, dtype=object)).tolist() == []
+
+
 @pytest.mark.parametrize(
     "state",
     [[], ["a", "a"], ["a", 1], ["a", None], [["a"]], torch.zeros(0, dtype=torch.int64), torch.zeros(2)]

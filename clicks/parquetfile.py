@@ -1,0 +1,85 @@
+"""Clicks that the field already has as Parquet files: a row a click, columns by the names in :mod:`clicks.columns`."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from clicks.clickfile import PREPARED_COLUMNS, Clicks
+from clicks.clicklog import time_kind, with_integer_ids
+from clicks.columns import milliseconds, places_of_columns
+from clicks.textkinds import to_nonempty_text, to_numpy
+from terminal.errors import UserError
+
+MAGIC = b"PAR1"
+_TEXT = pa.dictionary(pa.int32(), pa.large_string())
+
+
+def read_parquet(path: Path, timed: bool = True) -> tuple[Clicks, str]:
+    """The clicks of a file in the order of its rows, and in words as what it was read.
+
+    Args:
+        timed: there must be a column of times; if not, and there is none, the order of rows stands for it.
+
+    Raises:
+        UserError: the file is damaged, a column is not there, or a row is no click.
+    """
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        places = places_of_columns(names, str(path), PREPARED_COLUMNS if timed else PREPARED_COLUMNS[:2])
+        table = file.read(columns=[names[place] for place in places.values()])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"cannot read {path}: it is a Parquet file that is damaged or of an uncommon kind") from error
+    columns = {column: table[names[place]] for column, place in places.items()}
+    if table.num_rows == 0:
+        raise UserError(f"{path} holds no clicks")
+    for column, values in columns.items():
+        if values.null_count:
+            row = int(np.argmax(pc.is_null(values).to_numpy())) + 1
+            raise UserError(f"{path}, row {row}: {column} is missing: leave out such rows")
+    session, session_names = _ids(columns["SessionID"], f"{path}, SessionID")
+    item, item_names = _ids(columns["ItemID"], f"{path}, ItemID")
+    time, unit = np.arange(table.num_rows), ", in the order of the rows"
+    if "Time" in columns:
+        time, unit = _times(columns["Time"], f"{path}, Time")
+        unit = f", times in {unit}"
+    return with_integer_ids(Clicks(session, item, time, session_names, item_names)), f"clicks of a Parquet file{unit}"
+
+
+def _ids(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, pa.LargeStringArray | None]:
+    """Ids as integers, or as numbers and their texts."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    try:
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            return to_numpy(column.cast(kind).cast(pa.int64())), None  # refuses fractions, and what is beyond 64 bits
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            text = to_nonempty_text(column.cast(kind).cast(pa.large_string()).dictionary_encode().cast(_TEXT))
+            return text.codes.astype(np.int64), text.values
+    except (pa.ArrowException, ValueError) as error:
+        raise UserError(f"{where}: some are no ids: expected whole numbers of 64 bits, or text") from error
+    raise UserError(f"{where} is a column of {column.type}: expected whole numbers, or text, a row a click")
+
+
+def _times(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, str]:
+    """Times in milliseconds, and in words how they are written."""
+    kind = column.type
+    try:
+        if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+            zone = kind.tz if pa.types.is_timestamp(kind) else None
+            return to_numpy(column.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64())), "Parquet's own type"
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            times = to_numpy(column.cast(pa.float64()))
+            if not np.isfinite(times).all():
+                raise UserError(f"{where}: some are no numbers: leave out such rows")
+            return milliseconds(times, where)
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            text = column.cast(pa.large_string()).dictionary_encode().cast(_TEXT)
+            return time_kind("iso").convert(text), "ISO 8601"
+    except (pa.ArrowException, ValueError) as error:
+        raise UserError(
+            f"{where}: some are no times: expected numbers, dates, or text such as 2019-10-01T23:59:59Z"
+        ) from error
+    raise UserError(f"{where} is a column of {kind}: expected numbers, dates, or text such as 2019-10-01T23:59:59Z")
