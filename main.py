@@ -23,6 +23,7 @@ from runs.earlystopping import outcome, stopped_early
 from runs.epochs import train_epochs
 from runs.growing import grown, grown_parameters
 from runs.interruption import Interrupted
+from runs.kinds import NO_FILE
 from runs.parameters import (
     PARAMETERS,
     parse_flags,
@@ -42,7 +43,7 @@ from runs.runfolder import (
     read_checkpoint,
     remove_unfinished_checkpoints,
 )
-from runs.trainingdata import TrainingData, data_file, read_valid_sessions, refuse_large_cutoffs
+from runs.trainingdata import TrainingData, data_file, of_sample, read_valid_sessions, refuse_large_cutoffs, sampled
 from runs.trainingrun import EVALUATING, TrainingRun
 from terminal.memory import memory_for
 
@@ -169,10 +170,17 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> int:
     path = Path(flags["load_model"])
     checkpoint = read_checkpoint(path)
     p, model, index = restored_for_evaluation(checkpoint, path, flags)
+    if p.valid_data == NO_FILE:
+        raise UserError(
+            f"--is_eval needs a file to evaluate on, and {path} was trained without: name --valid_data FILE"
+        )
     valid_file = data_file(p.data_folder, p.valid_data)
-    sessions = read_valid_sessions(valid_file, index)
+    of_file = read_valid_sessions(valid_file, index)
+    sessions = sampled(of_file, p.eval_sessions)
+    sample = of_sample(sessions, of_file)
     refuse_large_cutoffs(p.k_eval, len(index))
-    print(f"{path} ({described(checkpoint)}) on {valid_file}: {sessions.n_next_clicks:,} next clicks", file=sys.stderr)
+    what = f"{path} ({described(checkpoint)}) on {valid_file}: {sessions.n_next_clicks:,} next clicks{sample}"
+    print(what, file=sys.stderr)
     support = checkpoint["support"]
     del checkpoint  # the optimizer's state is larger than the model
     lists = top_lists(p.metrics, p.k_eval, support, model.output_bias.device)
@@ -182,7 +190,7 @@ def evaluate_checkpoint(flags: dict[str, Any]) -> int:
         raise UserError(f"{path} cannot be evaluated: {error}") from error
     metrics = metrics_of_ranks(ranks, p.k_eval, p.metrics, lists)
     for k in p.k_eval:
-        print(metrics.line(k))
+        print(f"{metrics.line(k)}{sample}")
     if p.ranks:
         about = {"tie_breaking": p.tie_breaking, "seed": p.seed}
         write_ranks(Path(p.ranks), RankedClicks.of(ranks, sessions, index, support.numpy(), **about))

@@ -44,7 +44,7 @@ from runs.parameters import parse_flags as parse_main_flags
 from runs.plot import bars, try_to_write_picture
 from runs.presets import PRESETS
 from runs.restoring import restored_for_evaluation
-from runs.runfolder import MEAN, RunFolder, read_checkpoint
+from runs.runfolder import MEAN, RunFolder, column_of, read_checkpoint
 from runs.trainingdata import READING, checksum, data_file, valid_sessions
 from terminal.atomicfile import atomic_write, make_folder, write_csv
 from terminal.errors import did_you_mean
@@ -161,7 +161,13 @@ def run_preset(name: str, seed: int, files: Files, ranks_path: Path, flags: argp
         files.write_ranks(ranks_path, ranks, name, seed)
         return reported(ranks) | seconds
     warn(f"{name}, seed {seed}, was trained for longer, so nothing is known of ties after epoch {n_epochs}")
-    return {"recall": float(epochs[-1][f"recall@{K}"]), "mrr": float(epochs[-1][f"mrr@{K}"]), "ties": ""} | seconds
+    try:  # such rows may be of a run by hand, with --eval_every or --eval_sessions
+        measured = {each: float(epochs[-1][column_of(each, K)]) for each in ("recall", "mrr")}
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"{folder} has no figures of all sessions for epoch {n_epochs} of {name}: delete it to run the row anew"
+        ) from error
+    return measured | {"ties": ""} | seconds
 
 
 def preset_folder(name: str, seed: int, files: Files, flags: argparse.Namespace) -> Path:

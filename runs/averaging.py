@@ -12,7 +12,7 @@ from typing import Any
 
 from runs.parameters import FREE_ON_RESUME
 from runs.restoring import restored, saved_parameters
-from runs.runfolder import EXAMPLE, MEAN, RunFolder, is_mean, read_checkpoint, write_checkpoint
+from runs.runfolder import EXAMPLE, MEAN, RunFolder, figures, is_mean, read_checkpoint, write_checkpoint
 from runs.trainingrun import TrainingRun
 from terminal.errors import UserError
 
@@ -59,12 +59,18 @@ def write_mean(run: TrainingRun, folder: RunFolder) -> None:
         return
     mean, path = average([_checkpoint_of(epoch, run, folder) for epoch in epochs]), folder.path / MEAN
     write_checkpoint(path, mean)
-    model, _ = restored(mean, p, path)
-    metrics = run.evaluate(model.to(run.device))
-    folder.write_mean_metrics(epochs, metrics)
-    figures = " ".join(metrics.line(k) for k in p.k_eval)
-    last = " ".join(f"{run.history[-1][f'recall@{k}']:.6f} {run.history[-1][f'mrr@{k}']:.6f}" for k in p.k_eval)
-    print(f"mean of epochs {epochs[0]} to {epochs[-1]} {figures} (epoch {epochs[-1]} alone: {last}) {path}", flush=True)
+    said = f"mean of epochs {epochs[0]} to {epochs[-1]}"
+    of_mean = {}
+    if run.valid_sessions:
+        model, _ = restored(mean, p, path)
+        metrics = run.evaluate(model.to(run.device))
+        of_mean = figures(metrics, p.eval_sessions)
+        last = " ".join(
+            "not evaluated" if run.history[-1][name] is None else f"{run.history[-1][name]:.6f}" for name in of_mean
+        )
+        said += f" {' '.join(metrics.line(k) for k in p.k_eval)}{run.sample} (epoch {epochs[-1]} alone: {last})"
+    folder.write_mean_metrics(epochs, of_mean)
+    print(f"{said} {path}", flush=True)
 
 
 def _checkpoint_of(epoch: int, run: TrainingRun, folder: RunFolder | None) -> Path | None:

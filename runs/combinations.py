@@ -3,8 +3,10 @@
 from argparse import Namespace
 from typing import Any
 
+from runs.kinds import NO_FILE
 from terminal.errors import UserError, warn
 
+OF_EVALUATIONS = ("eval_every", "eval_sessions", "k_eval", "metrics", "tie_breaking")
 WITH_MOMENTUM = ("Adagrad", "RMSProp", "SGD")
 DEFAULT_FINAL_ACT = {
     "TOP1": "tanh",
@@ -45,6 +47,10 @@ def refuse_contradictions(parameters: Namespace) -> None:
         raise UserError(
             "--average takes the last of all epochs, which --patience may not come to: leave one of them out"
         )
+    if parameters.patience and parameters.valid_data == NO_FILE:
+        raise UserError(
+            f"--patience waits for a better MRR, and --valid_data {NO_FILE} gives none: leave one of them out"
+        )
     if parameters.patience and "mrr" not in parameters.metrics:
         raise UserError("--patience waits for a better MRR: add mrr to --metrics")
     if parameters.optimizer_type == "SparseAdam" and parameters.weight_decay:
@@ -67,5 +73,5 @@ def _without_effect(parameters: Namespace) -> dict[str, str]:
         "logq": (loss != "CrossEntropy", f"on {loss}, only on CrossEntropy"),
         "momentum": (optimizer not in WITH_MOMENTUM, f"on {optimizer}, only on {', '.join(WITH_MOMENTUM)}"),
         "eps": (optimizer == "SGD", "on SGD"),
-    }
+    } | dict.fromkeys(OF_EVALUATIONS, (parameters.valid_data == NO_FILE, f"with --valid_data {NO_FILE}"))
     return {name: reason for name, (applies, reason) in reasons.items() if applies}

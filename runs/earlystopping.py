@@ -9,25 +9,32 @@ from typing import Any
 
 from evaluation import METRICS
 from runs.restoring import misfit
-from runs.runfolder import RunFolder
+from runs.runfolder import RunFolder, column_of
 
-History = list[dict[str, Any]]  # a row of metrics.csv per epoch, one at least
+History = list[dict[str, Any]]  # a row of metrics.csv per epoch, one at least; figures are None where there are none
 WATCHED = "mrr"
 
 
-def best_row(history: History, parameters: Namespace) -> dict[str, Any]:
-    """The row of the best epoch; the earliest of equal ones."""
-    return max(history, key=lambda row: row[f"{WATCHED}@{parameters.k_eval[0]}"])
+def watched(parameters: Namespace) -> str:
+    """The column that counts; it says so where it is of a sample of sessions."""
+    return column_of(WATCHED, parameters.k_eval[0], parameters.eval_sessions)
+
+
+def best_row(history: History, parameters: Namespace) -> dict[str, Any] | None:
+    """The row of the best epoch, the earliest of equal ones; None where none was evaluated."""
+    column = watched(parameters)
+    return max((row for row in history if row[column] is not None), key=lambda row: row[column], default=None)
 
 
 def kept_epoch(history: History, parameters: Namespace) -> int | None:
     """The epoch whose checkpoint ``--keep_checkpoints`` must not delete."""
-    return best_row(history, parameters)["epoch"] if parameters.patience else None
+    best = best_row(history, parameters) if parameters.patience else None
+    return best and best["epoch"]
 
 
 def is_patience_over(history: History, parameters: Namespace) -> bool:
-    """Whether the last epochs, as many as the patience, were no better than one before."""
-    if not parameters.patience or not history:
+    """Whether the last epochs, as many as the patience, were no better than one before; the last must be evaluated."""
+    if not parameters.patience or not history or history[-1][watched(parameters)] is None:
         return False
     return history[-1]["epoch"] - best_row(history, parameters)["epoch"] >= parameters.patience
 
@@ -50,9 +57,12 @@ def outcome(history: History, parameters: Namespace, folder: RunFolder | None) -
     Args:
         folder: of the run; the epochs before a ``--load_model`` are beside that one.
     """
-    k, row = parameters.k_eval[0], best_row(history, parameters)
+    row = best_row(history, parameters)
+    if row is None:
+        return "no epoch has been evaluated yet"
     folders = [folder] if folder else []
     folders += [RunFolder(Path(parameters.load_model).parent)] if parameters.load_model else []
     paths = [path for path in (each.epoch_path(row["epoch"]) for each in folders) if path.exists()]
     where = paths[0] if paths else "its checkpoint is in the folder of an earlier run"
-    return f"best epoch: {row['epoch']}, {METRICS[WATCHED]}@{k}: {row[f'{WATCHED}@{k}']:.6f}, {where}"
+    figure = watched(parameters).replace(WATCHED, METRICS[WATCHED])
+    return f"best epoch: {row['epoch']}, {figure}: {row[watched(parameters)]:.6f}, {where}"

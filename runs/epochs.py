@@ -8,7 +8,7 @@ from runs.averaging import write_mean
 from runs.earlystopping import is_patience_over, kept_epoch, outcome
 from runs.interruption import StopRequest
 from runs.plot import learning_curves, try_to_write_picture
-from runs.runfolder import RunFolder, metrics_row
+from runs.runfolder import RunFolder, figures, metrics_row
 from runs.trainingrun import TrainingRun
 from terminal.errors import UserError
 from terminal.progress import about, next_click_bar
@@ -34,8 +34,9 @@ def train_epochs(run: TrainingRun, folder: RunFolder) -> None:
         for epoch in range(run.progress.epoch, p.n_epochs):
             _train_and_save_epoch(run, folder, stop)
             trained_at = time.perf_counter()
-            metrics, done = run.evaluate(), run.progress
-            run.history.append(metrics_row(epoch, done.loss, metrics, done.seconds, done.n_clicks))
+            metrics, done = run.evaluate() if run.is_evaluated(epoch) else None, run.progress
+            of_epoch = figures(metrics, p.eval_sessions)
+            run.history.append(metrics_row(run.columns, epoch, done.loss, of_epoch, done.seconds, done.n_clicks))
             path = folder.write_checkpoint(run.checkpoint(epoch, within_epoch=None))
             if p.keep_checkpoints:
                 kept = kept_epoch(run.history, p)
@@ -82,12 +83,12 @@ def _draw_metrics(run: TrainingRun, folder: RunFolder) -> bool:
     return try_to_write_picture(lambda: learning_curves({folder.path.name: run.history}), folder.path / "metrics.png")
 
 
-def _epoch_line(run: TrainingRun, metrics: Metrics, seconds_each: float) -> str:
+def _epoch_line(run: TrainingRun, metrics: Metrics | None, seconds_each: float) -> str:
     done, p = run.progress, run.parameters
-    figures = " ".join(metrics.line(k) for k in p.k_eval)
+    evaluated = f" {' '.join(metrics.line(k) for k in p.k_eval)}{run.sample}" if metrics else ""
     left = (p.n_epochs - 1 - done.epoch) * seconds_each
     times = f"{done.seconds:.1f} s" + (f", {about(left)} left" if left else "")
-    return f"epoch {done.epoch} loss: {done.loss:.6f} {figures} ({times})"
+    return f"epoch {done.epoch} loss: {done.loss:.6f}{evaluated} ({times})"
 
 
 class _Saver:

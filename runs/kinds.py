@@ -33,6 +33,7 @@ def _parse_text(text: str) -> str:
     return text
 
 
+NO_FILE = "none"  # in place of a validation file: nothing is evaluated
 N_CLICKS = whole_number(1, 100)
 BELOW_ONE = number(float, "a number from 0 to below 1", lambda value: 0 <= value < 1)
 SIGMA = number(float, "a number above 0, or -1, or -2", lambda value: 0 < value <= MOST or value in (-1, -2))

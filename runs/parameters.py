@@ -23,6 +23,7 @@ from runs.kinds import (
     FINAL_ACT,
     FOLDER,
     N_CLICKS,
+    NO_FILE,
     SIGMA,
     one_of,
 )
@@ -56,7 +57,7 @@ THEMES = {
     "data": (
         P("data_folder", str(DATA_FOLDER), FOLDER, "folder of the prepared click files"),
         P("train_data", TRAIN_ONLY, FILE, "file in it to train on"),
-        P("valid_data", VALID, FILE, "file in it to evaluate on after every epoch"),
+        P("valid_data", VALID, FILE, f"file in it to evaluate on after every epoch; {NO_FILE}: evaluate nothing"),
         P("time_sort", True, SWITCH, "feed the oldest session first; false: in the order of session ids"),
     ),
     "model": (
@@ -175,6 +176,13 @@ THEMES = {
     ),
     "evaluation": (
         P("is_eval", False, SWITCH, "only evaluate --load_model on the validation file"),
+        P("eval_every", 1, COUNT, "evaluate after every N epochs, and after the last"),
+        P(
+            "eval_sessions",
+            0,
+            COUNT_OR_ZERO,
+            "evaluate on a sample of N sessions, the same in every epoch and run; its figures bear its size; 0: on all",
+        ),
         P("k_eval", [20], COUNT, "cutoffs K of Recall@K and MRR@K, one or more", several=True),
         P("metrics", list(DEFAULT_METRICS), one_of(METRICS), f"one or more of {', '.join(METRICS)}", several=True),
         P(
@@ -206,6 +214,7 @@ NO_MATTER = (
     "load_model",
     "resume",
     "save_every",
+    "eval_every",
     "keep_checkpoints",
     "average",
     "tensorboard",
@@ -214,7 +223,10 @@ NO_MATTER = (
     "deterministic",
 )
 FREE_ON_RESUME = (*NO_MATTER, "data_folder", "train_data")
-FREE_ON_EVALUATION = "data_folder valid_data load_model is_eval device k_eval metrics remind ranks tie_breaking".split()
+FREE_ON_EVALUATION = (
+    *("data_folder", "valid_data", "load_model", "is_eval", "device"),
+    *("eval_sessions", "k_eval", "metrics", "remind", "ranks", "tie_breaking"),
+)
 
 
 def make_parser() -> FlagParser:
@@ -314,11 +326,11 @@ def what_matters(parameters: Namespace) -> dict[str, Any]:
 
 
 def evaluation_parameters(saved: dict[str, Any], flags: dict[str, Any]) -> Namespace:
-    """The parameters of a checkpoint, with those flags that an evaluation heeds."""
+    """The parameters of a checkpoint, with those flags that an evaluation heeds; a sample must be named anew."""
     for name in flags:
         if name not in FREE_ON_EVALUATION:
             warn(f"--{name} has no effect with --is_eval")
-    return _overridden(saved, flags, FREE_ON_EVALUATION)
+    return _overridden(saved | {"eval_sessions": 0}, flags, FREE_ON_EVALUATION)
 
 
 def _overridden(saved: dict[str, Any], flags: dict[str, Any], free: Sequence[str]) -> Namespace:

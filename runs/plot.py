@@ -35,14 +35,15 @@ def learning_curves(runs: dict[str, History]) -> "Figure":
     cutoffs = list(dict.fromkeys(column.partition("@")[2] for column in columns if "@" in column))
     curves = {name: title for name, title in CURVES.items() if any(c.partition("@")[0] == name for c in columns)}
     figure = Figure(figsize=(4 * len(curves), 3.8), layout="constrained")
-    for axes, (name, title) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
+    for axes, (name, title) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         for number, (run, history) in enumerate(runs.items()):
             for column in (column for column in history[0] if column.partition("@")[0] == name):
                 k = column.partition("@")[2]
+                rows = [row for row in history if row[column] not in (None, "")]  # epochs may have no figures
                 parts = (run if len(runs) > 1 else "", f"@{k}" if k and len(cutoffs) > 1 else "")
                 axes.plot(
-                    [int(row["epoch"]) for row in history],
-                    [float(row[column]) for row in history],
+                    [int(row["epoch"]) for row in rows],
+                    [float(row[column]) for row in rows],
                     color=f"C{number}",
                     linestyle=LINE_STYLES[cutoffs.index(k) % len(LINE_STYLES)] if k else "-",
                     marker=".",

@@ -92,9 +92,9 @@ class RunFolder:
             for name, value in parameters.items()
         )
 
-    def write_mean_metrics(self, epochs: range, metrics: Metrics) -> None:
-        """Write ``mean.csv``: the figures of the mean of these epochs."""
-        write_csv(self.path / "mean.csv", [{"epochs": _said(epochs)} | figures(metrics)])
+    def write_mean_metrics(self, epochs: range, of_mean: dict[str, float]) -> None:
+        """Write ``mean.csv``: the figures of the mean of these epochs, by their columns; perhaps there are none."""
+        write_csv(self.path / "mean.csv", [{"epochs": _said(epochs)} | of_mean])
 
     def has_mean_of(self, epochs: range) -> bool:
         """Whether the mean of just these epochs is here, with its figures."""
@@ -127,7 +127,7 @@ class RunFolder:
 
         def add(row: dict[str, Any]) -> None:
             for name, value in row.items():
-                if name != "epoch":
+                if name != "epoch" and value is not None:
                     writer.add_scalar(name, value, row["epoch"])
             writer.flush()
 
@@ -185,23 +185,33 @@ def _said(epochs: range) -> str:
     return f"{epochs[0]} to {epochs[-1]}"
 
 
-def figures(metrics: Metrics) -> dict[str, float]:
-    """The figures of an evaluation by the names of their columns."""
-    ks = next(iter(metrics.figures.values()))
-    return {f"{name}@{k}": by_k[k] for k in ks for name, by_k in metrics.figures.items()}
+def column_of(name: str, k: int, n_sessions: int = 0) -> str:
+    """The column of a figure, such as ``recall@20``; that of a sample of sessions bears its size.
+
+    So nobody takes ``recall@20 of 500 sessions`` for a recall of all.
+    """
+    return f"{name}@{k}" + (f" of {n_sessions} sessions" if n_sessions else "")
 
 
-def metrics_columns(ks: list[int], metrics: Iterable[str]) -> list[str]:
-    """The columns of ``metrics.csv``."""
+def figures(metrics: Metrics | None, n_sessions: int = 0) -> dict[str, float]:
+    """The figures of an evaluation, on a sample of so many sessions or on all, by the names of their columns."""
+    ks = next(iter(metrics.figures.values())) if metrics else ()
+    return {column_of(name, k, n_sessions): by_k[k] for k in ks for name, by_k in metrics.figures.items()}
+
+
+def metrics_columns(ks: Iterable[int], metrics: Iterable[str], n_sessions: int = 0) -> list[str]:
+    """The columns of ``metrics.csv``; without any K, those of a run that evaluates nothing."""
     names = tuple(metrics)
-    figures = [f"{name}@{k}" for k in ks for name in names]
-    return ["epoch", "train_loss", *figures, "seconds", "clicks_per_second"]
+    columns = [column_of(name, k, n_sessions) for k in ks for name in names]
+    return ["epoch", "train_loss", *columns, "seconds", "clicks_per_second"]
 
 
-def metrics_row(epoch: int, loss: float, metrics: Metrics, seconds: float, n_clicks: int) -> dict[str, Any]:
-    """A row of ``metrics.csv``."""
+def metrics_row(
+    columns: list[str], epoch: int, loss: float, of_epoch: dict[str, float], seconds: float, n_clicks: int
+) -> dict[str, Any]:
+    """A row of ``metrics.csv``: figures that an epoch does not have are None, and empty in the file."""
     times = {"seconds": round(seconds, 3), "clicks_per_second": round(n_clicks / max(seconds, 1e-9))}
-    return {"epoch": epoch, "train_loss": loss} | figures(metrics) | times
+    return dict.fromkeys(columns) | {"epoch": epoch, "train_loss": loss} | of_epoch | times
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from torch import Tensor
 from clicks.clickfile import Clicks
 from clicks.itemindex import ItemIndex
 from dataset import Sessions, encode_sessions, read_session_clicks
+from runs.kinds import NO_FILE
 from terminal.errors import UserError, warn
 from terminal.memory import memory_for
 
+SAMPLE_SEED = 22
 READING = "clicks take some 75 bytes each while they are read: free some, or preprocess fewer days with --last_days"
 
 
@@ -26,18 +28,19 @@ class TrainingData:
         index: the items of the training file, behind those that a model knows already, where it grows.
         sessions: those to train on.
         support: ``[n_items]`` int64, how often each item is clicked in them; 1 where it is not (see docs/growing.md).
-        valid_sessions: those to evaluate on.
+        valid_sessions: those to evaluate on; None where nothing is evaluated.
     """
 
     index: ItemIndex
     sessions: Sessions
     support: Tensor
-    valid_sessions: Sessions
+    valid_sessions: Sessions | None
 
     @cached_property
     def checksums(self) -> dict[str, str]:
         """What tells these clicks from others: the :func:`checksum` of the sessions to train on and of the others."""
-        return {"train": checksum(self.sessions, self.index), "valid": checksum(self.valid_sessions, self.index)}
+        both = {"train": self.sessions, "valid": self.valid_sessions}
+        return {name: checksum(each, self.index) if each else "" for name, each in both.items()}
 
     @classmethod
     @memory_for(READING)
@@ -65,6 +68,8 @@ class TrainingData:
         index = known.with_items_of(clicks) if known else ItemIndex.of(clicks)
         sessions, _ = encode_sessions(clicks, index, time_sort, with_times)
         support = torch.from_numpy(np.maximum(sessions.support(len(index)), 1))
+        if valid_data == NO_FILE:
+            return cls(index, sessions, support, None)
         valid_sessions = read_valid_sessions(data_file(data_folder, valid_data), index, with_times)
         return cls(index, sessions, support, valid_sessions)
 
@@ -119,6 +124,28 @@ def valid_sessions(clicks: Clicks, index: ItemIndex, path: Path, with_times: boo
     if len(sessions) == 0:
         raise UserError(f"{path} has no items in common with the training data")
     return sessions
+
+
+def sampled(sessions: Sessions, n_sessions: int) -> Sessions:
+    """So many of some sessions, in their order; all of them for 0.
+
+    Which ones depends on the two numbers alone, so that all runs that are evaluated on a sample of a file are evaluated
+    on the same one.
+
+    Raises:
+        UserError: there are no more than these.
+    """
+    if not n_sessions:
+        return sessions
+    if n_sessions >= len(sessions):
+        raise UserError(f"--eval_sessions {n_sessions} is no sample of {len(sessions):,} sessions: leave it out")
+    drawn = np.random.default_rng(SAMPLE_SEED).choice(len(sessions), n_sessions, replace=False)
+    return sessions.select(np.sort(drawn))
+
+
+def of_sample(sample: Sessions, of_all: Sessions) -> str:
+    """What to say behind figures that are of a sample of sessions; nothing behind those of all."""
+    return "" if len(sample) == len(of_all) else f" on {len(sample):,} of {len(of_all):,} sessions"
 
 
 def refuse_large_cutoffs(ks: list[int], n_items: int) -> None:

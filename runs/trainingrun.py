@@ -21,7 +21,7 @@ from optimizer import Optimizer, make_rule
 from runs.growing import first_epoch
 from runs.restoring import items_of, make_model, misfit, restored
 from runs.runfolder import metrics_columns
-from runs.trainingdata import TrainingData, data_file, refuse_large_cutoffs
+from runs.trainingdata import TrainingData, data_file, of_sample, refuse_large_cutoffs, sampled
 from terminal.errors import UserError, warn
 from terminal.memory import memory_for
 from training import EpochProgress, Keeper, train_epoch
@@ -54,7 +54,7 @@ class TrainingRun:
         self.grown_from: list[dict[str, Any]] = checkpoint.get("grown_from", []) if checkpoint else []
         self.data = data = data or self._read_data(checkpoint)
         self.index, self.sessions, self.support = data.index, data.sessions, data.support
-        self.valid_sessions = data.valid_sessions
+        self.valid_sessions = data.valid_sessions and sampled(data.valid_sessions, p.eval_sessions)
         self._refuse_impossible_sizes()
 
         torch.manual_seed(p.seed if p.seed < 2**32 else seed_of(p.seed))  # of which PyTorch heeds 32 bits on a CPU
@@ -94,8 +94,29 @@ class TrainingRun:
         return (
             f"{p.train_data}: {len(self.sessions.items):,} clicks in {len(self.sessions):,} sessions on "
             f"{len(self.index):,} items, {self.n_next_clicks:,} next clicks to train on; "
-            f"{p.valid_data}: {self.valid_sessions.n_next_clicks:,} to evaluate; device: {self.device}"
+            f"{self._what_is_evaluated()}; device: {self.device}"
         )
+
+    @property
+    def sample(self) -> str:
+        """What to say behind figures that are not of all sessions of the validation file; else nothing."""
+        return of_sample(self.valid_sessions, self.data.valid_sessions) if self.valid_sessions else ""
+
+    def _what_is_evaluated(self) -> str:
+        if not self.valid_sessions:
+            return "nothing to evaluate"
+        return f"{self.parameters.valid_data}: {self.valid_sessions.n_next_clicks:,} to evaluate{self.sample}"
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of the run's history."""
+        p = self.parameters
+        return metrics_columns(p.k_eval if self.valid_sessions else (), p.metrics, p.eval_sessions)
+
+    def is_evaluated(self, epoch: int) -> bool:
+        """Whether an epoch is evaluated when it ends."""
+        p, n_ended = self.parameters, epoch + 1 - self.first_epoch
+        return self.valid_sessions is not None and (n_ended % p.eval_every == 0 or epoch == p.n_epochs - 1)
 
     def train_epoch(self, keeper: Keeper | None = None, bar: tqdm | None = None) -> None:
         """Train to the end of the epoch of ``progress``; nothing is saved but by the keeper.
@@ -160,12 +181,14 @@ class TrainingRun:
             raise UserError(
                 f"--batch_size {p.batch_size} is more than the {len(self.sessions):,} sessions of {p.train_data}"
             )
-        refuse_large_cutoffs(p.k_eval, len(self.index))
+        if self.valid_sessions:
+            refuse_large_cutoffs(p.k_eval, len(self.index))
 
     def _restored_model(self, checkpoint: dict[str, Any]) -> GRU4Rec:
         p = self.parameters
         model, index = restored(checkpoint, p, p.load_model)
-        train_file, valid_file = (data_file(p.data_folder, name) for name in (p.train_data, p.valid_data))
+        train_file = data_file(p.data_folder, p.train_data)
+        valid_file = data_file(p.data_folder, p.valid_data) if self.valid_sessions else Path(p.valid_data)
         same_items = np.array_equal(index.ids, self.index.ids) and torch.equal(checkpoint["support"], self.support)
         ours, theirs = self.data.checksums, checkpoint.get("checksums", self.data.checksums)
         if not same_items or theirs.get("train") != ours["train"]:
@@ -201,8 +224,7 @@ class TrainingRun:
         try:
             self.optimizer.load_state_dict(checkpoint["optimizer"])
             self.history = checkpoint["history"]
-            columns = metrics_columns(self.parameters.k_eval, self.parameters.metrics)
-            if any(list(row) != columns for row in self.history):
+            if any(list(row) != self.columns for row in self.history):
                 raise ValueError("its history has other columns")
             if checkpoint["within_epoch"] is None:
                 self.progress = EpochProgress(checkpoint["epoch"] + 1)

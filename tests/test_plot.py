@@ -53,6 +53,22 @@ def test_every_figure_of_every_run_is_a_line_with_its_name():
     assert one.get_linestyle() != other.get_linestyle() == third.get_linestyle()
 
 
+@pytest.mark.parametrize("blank", [None, ""])
+def test_epochs_that_were_not_evaluated_are_left_out_and_samples_are_named(blank):
+    rows = history(5, 20)
+    for epoch in (0, 2):
+        rows[epoch] |= {"recall@20": blank, "mrr@20": blank}
+    loss, recall, mrr = (axes.lines[0].get_xdata().tolist() for axes in learning_curves({"a": rows}).axes)
+    assert (loss, recall, mrr) == ([0, 1, 2, 3, 4], [1, 3, 4], [1, 3, 4])
+    without = [{"epoch": epoch, "train_loss": 1.0} for epoch in range(2)]
+    assert [axes.get_title() for axes in learning_curves({"a": without}).axes] == ["training loss"]
+    sample = history(2, "20 of 9 sessions")
+    assert [axes.get_title() for axes in learning_curves({"a": sample}).axes][1:] == [
+        "Recall@20 of 9 sessions",
+        "MRR@20 of 9 sessions",
+    ]
+
+
 def test_the_legend_has_what_there_is_to_tell_apart():
     def legend(runs):
         return [text.get_text() for legend in learning_curves(runs).legends for text in legend.get_texts()]
@@ -177,6 +193,12 @@ def test_tensorboard_has_the_figures_also_after_resuming(train):
     assert set(scalars) == set(rows[0]) - {"epoch"}
     for name, values in scalars.items():
         assert values == [(int(row["epoch"]), pytest.approx(float(row[name]), rel=1e-6)) for row in rows]
+
+
+def test_tensorboard_has_nothing_of_epochs_that_were_not_evaluated(train):
+    scalars = tensorboard_scalars(train("--n_epochs 3 --eval_every 2 --tensorboard"))
+    assert [epoch for epoch, _ in scalars["mrr@20"]] == [1, 2]
+    assert [epoch for epoch, _ in scalars["train_loss"]] == [0, 1, 2]
 
 
 def test_without_tensorboard_a_run_says_so_and_goes_on(train, monkeypatch, capsys):

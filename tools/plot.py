@@ -31,7 +31,7 @@ def read_history(folder: Path) -> History:
     try:
         for row in history:
             int(row["epoch"])
-            [float(row[name]) for name in row if name.partition("@")[0] in CURVES]
+            [float(row[name]) for name in row if name.partition("@")[0] in CURVES and row[name] != ""]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a table of a run") from error
     if not history:
