@@ -2,7 +2,6 @@
 
 from argparse import Namespace
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, make_rule
 from runs.growing import first_epoch
+from runs.kinds import NO_FILE
 from runs.restoring import items_of, make_model, misfit, restored
 from runs.runfolder import metrics_columns
 from runs.trainingdata import TrainingData, data_file, of_sample, refuse_large_cutoffs, sampled
@@ -187,24 +187,23 @@ class TrainingRun:
     def _restored_model(self, checkpoint: dict[str, Any]) -> GRU4Rec:
         p = self.parameters
         model, index = restored(checkpoint, p, p.load_model)
-        train_file = data_file(p.data_folder, p.train_data)
-        valid_file = data_file(p.data_folder, p.valid_data) if self.valid_sessions else Path(p.valid_data)
         same_items = np.array_equal(index.ids, self.index.ids) and torch.equal(checkpoint["support"], self.support)
         ours, theirs = self.data.checksums, checkpoint.get("checksums", self.data.checksums)
         if not same_items or theirs.get("train") != ours["train"]:
-            raise self._other_clicks("trained", train_file, "name its file with --data_folder and --train_data")
+            raise self._other_clicks("trained", p.train_data, "name its file with --data_folder and --train_data")
         if theirs.get("valid") != ours["valid"]:
-            raise self._other_clicks("evaluated", valid_file, "name the folder of its files with --data_folder")
+            raise self._other_clicks("evaluated", p.valid_data, "name the folder of its files with --data_folder")
         if "checksums" not in checkpoint:
             warn(
                 f"{p.load_model} is of an earlier version, which noted of its clicks the items alone: make sure that "
-                f"the sessions of {train_file} and {valid_file} are those that it knew"
+                f"the sessions of {p.train_data} and {p.valid_data} are those that it knew"
             )
         return model
 
-    def _other_clicks(self, what: str, file: Path, what_to_do: str) -> UserError:
+    def _other_clicks(self, what: str, name: str, what_to_do: str) -> UserError:
         """The error of a checkpoint that was trained, or evaluated, on other clicks than a file has."""
         p = self.parameters
+        file = name if name == NO_FILE else data_file(p.data_folder, name)
         if p.resume:
             what_to_do = "put these back, or start anew in another --checkpoint_dir"
         else:

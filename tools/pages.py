@@ -18,7 +18,7 @@ from runs.parameters import THEMES
 from runs.plot import NOT_INSTALLED, bars, write_picture
 from terminal.atomicfile import atomic_write
 from terminal.flags import FlagParser
-from tools import average, benchmark, compare, plot, synthetic
+from tools import average, benchmark, compare, plot, rolling, synthetic
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -33,6 +33,7 @@ OTHERS = {  # command to parser
     "python -m tools.benchmark": benchmark.make_parser,
     "python -m tools.compare": compare.make_parser,
     "python -m tools.plot": plot.make_parser,
+    "python -m tools.rolling": rolling.make_parser,
     "python -m tools.synthetic": synthetic.make_parser,
 }
 
