@@ -5,6 +5,7 @@ python main.py --is_eval --load_model checkpoint/07240927/model_00009.pt
 python main.py --load_model checkpoint/07240927/model_00003.pt
 python main.py --load_model checkpoint/07240927/model_00009.pt --train_data new.txt --grow   # with other clicks
 python main.py --resume                                     # go on from the newest checkpoint, or start
+torchrun --nproc_per_node 2 main.py                         # on two GPUs; pays for large mini-batches and wide layers
 """
 
 from terminal.errors import UserError, run_script, warn
@@ -18,9 +19,10 @@ import numpy as np
 
 from comparison.ranksfile import RankedClicks, write_ranks
 from evaluation import metrics_of_ranks, rank_by_model, top_lists
+from faster.ranks import joined_ranks, n_ranks, rank
 from runs.averaging import refuse_missing_epochs
 from runs.earlystopping import outcome, stopped_early
-from runs.epochs import train_epochs
+from runs.epochs import follow, train_epochs
 from runs.growing import grown, grown_parameters
 from runs.interruption import Interrupted
 from runs.kinds import NO_FILE
@@ -49,9 +51,10 @@ from terminal.memory import memory_for
 
 
 def main() -> int:
-    flags = parse_flags()
-    with memory_for(what_frees_memory(flags)):
-        return run(flags)
+    with joined_ranks():
+        flags = parse_flags()
+        with memory_for(what_frees_memory(flags)):
+            return run(flags)
 
 
 def what_frees_memory(flags: dict[str, Any]) -> str:
@@ -73,6 +76,8 @@ def run(flags: dict[str, Any]) -> int:
         print(preset_table())
         return 0
     if flags.get("is_eval"):
+        if n_ranks() > 1:
+            raise UserError("--is_eval is the work of one process: leave torchrun out")
         return evaluate_checkpoint(flags)
     if "ranks" in flags:
         raise UserError("--ranks needs --is_eval and --load_model FILE, the checkpoint that ranks")
@@ -148,6 +153,8 @@ def train(training: TrainingRun, folder: RunFolder | None = None) -> int:
     """Train to the end, or until a signal; the exit code says which."""
     p = training.parameters
     refuse_missing_epochs(training, folder)
+    if rank() > 0:
+        return follow(training)
     if p.preset and (why := why_figures_differ(p.preset, Path(p.data_folder))):
         print(why)
     remove_unfinished_checkpoints(Path(p.checkpoint_dir))

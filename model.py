@@ -117,6 +117,7 @@ class GRU4Rec(nn.Module):
         self.shared = constrained_embedding
         self.one_hot = embedding_dim == 0 and not constrained_embedding
         self.activate = final_activation(final_act)
+        self.drop = dropout  # where lanes are dealt to processes, one that draws for all of them
 
         self.output_embedding = nn.Parameter(torch.empty(n_items, hidden_size))
         self.output_bias = nn.Parameter(torch.empty(n_items))
@@ -212,7 +213,7 @@ class GRU4Rec(nn.Module):
         """Rows of the input table [n, ...], with dropout in training, to inputs of the first layer's gates [n, 3H]."""
         if self.training:
             # A one-hot vector's only component is dropped or it is not, and the looked-up row with it.
-            input_rows = dropout(input_rows, self.dropout_input, by_row=self.one_hot)
+            input_rows = self.drop(input_rows, self.dropout_input, by_row=self.one_hot)
         return input_rows if self.one_hot else self.projections[0](input_rows)
 
     def advance(self, x: Tensor, hidden: Tensor, starts: Tensor) -> Tensor:
@@ -226,7 +227,7 @@ class GRU4Rec(nn.Module):
         for project, cell, state in zip([_identity, *of_upper_layers], self.cells, hidden.unbind(), strict=True):
             x = cell(project(x), state)
             if self.training:
-                x = dropout(x, self.dropout_hidden)
+                x = self.drop(x, self.dropout_hidden)
             outputs.append(x)
         return torch.stack(outputs)
 

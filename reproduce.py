@@ -4,22 +4,28 @@
     python reproduce.py --rows POP Item-KNN authors-best --n_epochs 5 --output reproduction
     python reproduce.py --rows VS-KNN "VS-KNN k=200 sample=2000" V-STAN
 
-Rows are run one after another; those that are finished are not run again, one that was cut off goes on where it was.
-Leaves ``results.csv`` (a row per run), ``table.md``, where matplotlib is installed ``table.png``, and in ``ranks/`` a
-file per run that ``python -m tools.compare`` takes. Where it matters how items are counted that score as high as the
-next click, the figures are those of half of them above it.
+Rows are run one after another, or ``--n_jobs`` at a time; those that are finished are not run again, one that was cut
+off goes on where it was. Leaves ``results.csv`` (a row per run), ``table.md``, where matplotlib is installed
+``table.png``, and in ``ranks/`` a file per run that ``python -m tools.compare`` takes. Where it matters how items are
+counted that score as high as the next click, the figures are those of half of them above it.
 """
 
 from terminal.errors import UserError, run_script, warn
 
 # isort: split
 import argparse
+import io
+import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from baselines.registry import BASELINES, OF_THE_PAPER, fit_row, name_of, parse_row, row_of
@@ -39,6 +45,7 @@ from evaluation import (
 from preprocessing import DATA_FOLDER, TEST, TRAIN_FULL, equals_published, size_of
 from runs.figures import COLUMNS, K, Result, bar_groups, markdown_table, read_results, read_rows
 from runs.interruption import Interrupted, run_interruptibly
+from runs.jobs import Stopper, add_job_flags, own_device, run_jobs
 from runs.parameters import PARAMETERS
 from runs.parameters import parse_flags as parse_main_flags
 from runs.plot import bars, try_to_write_picture
@@ -53,6 +60,7 @@ from terminal.memory import memory_for
 
 ROWS = [*BASELINES, *PRESETS]
 HERE = Path(__file__).parent
+LOG = "log.txt"  # what main.py prints where several run side by side
 
 
 class Files:
@@ -99,6 +107,9 @@ class Files:
         write_ranks(path, RankedClicks.of(ranks[way], self.test, self.index, support, **about))
 
 
+files_in_process = lru_cache(maxsize=1)(Files)
+
+
 def rows_of(dataset: str) -> list[str]:
     """The rows that are run where none is asked for: the papers' baselines, and all that was measured on a data set."""
     return [*OF_THE_PAPER, *(name for name, preset in PRESETS.items() if preset.dataset == dataset)]
@@ -136,11 +147,16 @@ def figures(metrics: Metrics) -> str:
     return f"{metrics.recall[K]:.4f} / {metrics.mrr[K]:.4f}"
 
 
-def run_preset(name: str, seed: int, files: Files, ranks_path: Path, flags: argparse.Namespace) -> Result:
+def run_preset(
+    name: str, seed: int, files: Files, ranks_path: Path, flags: argparse.Namespace, stopper: Stopper | None = None
+) -> Result:
     """Train a preset with ``main.py``, or go on training it, and write its ranks: what the result says but its row.
 
     Its figures are those of its last epoch or, where it averages some, of their mean. Of its checkpoints, the last one
     is kept, to go on from.
+
+    Args:
+        stopper: of a process beside others, which ends ``main.py`` when it is asked to.
 
     Raises:
         UserError: ``main.py`` failed; it has said why.
@@ -150,14 +166,19 @@ def run_preset(name: str, seed: int, files: Files, ranks_path: Path, flags: argp
     command = [sys.executable, HERE / "main.py", "--preset", name, "--seed", seed, "--resume"]
     command += ["--checkpoint_dir", folder, "--data_folder", flags.data_folder, "--n_epochs", n_epochs]
     command += ["--train_data", flags.train_data, "--valid_data", flags.test_data, "--keep_checkpoints", 1]
-    command += ["--device", flags.device] if flags.device else []
-    code = run_interruptibly(list(map(str, command)))
+    device = own_device(flags.device)
+    command += ["--device", device] if device else []
+    command = list(map(str, command))
+    if stopper is None and not flags.n_threads:
+        code, where = run_interruptibly(command), ""
+    else:
+        code, where = run_with_own_threads(command, folder / LOG, stopper)
     if code != 0:
-        raise UserError(f"{name} with seed {seed} ended with exit code {code}; run the same line again to go on")
+        raise UserError(f"{name} with seed {seed} ended with exit code {code}{where}; run the same line again to go on")
     epochs = read_rows(newest_run(folder) / "metrics.csv")[:n_epochs]
     seconds = {"seconds": round(sum(float(epoch["seconds"]) for epoch in epochs), 1)}
     if checkpoint := measured_checkpoint(name, seed, files, flags):
-        ranks = ranked(checkpoint, files, flags.device)
+        ranks = ranked(checkpoint, files, device)
         files.write_ranks(ranks_path, ranks, name, seed)
         return reported(ranks) | seconds
     warn(f"{name}, seed {seed}, was trained for longer, so nothing is known of ties after epoch {n_epochs}")
@@ -168,6 +189,24 @@ def run_preset(name: str, seed: int, files: Files, ranks_path: Path, flags: argp
             f"{folder} has no figures of all sessions for epoch {n_epochs} of {name}: delete it to run the row anew"
         ) from error
     return measured | {"ties": ""} | seconds
+
+
+def run_with_own_threads(command: list[str], log: Path, stopper: Stopper | None) -> tuple[int, str]:
+    """Run ``main.py`` with as many threads as PyTorch has here; the exit code, and where it says why.
+
+    Args:
+        log: what it prints, where there is a stopper, because there are others beside it.
+    """
+    threads = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    if stopper is None:
+        return run_interruptibly(command, env=threads), ""
+    make_folder(log.parent)
+    with open(log, "ab") as file:
+        try:
+            code = run_interruptibly(command, stopper.is_asked, env=threads, stdout=file, stderr=file)
+        except Interrupted as interrupted:
+            raise KeyboardInterrupt from interrupted  # which is what a job ends with
+    return code, f", see {log}"
 
 
 def preset_folder(name: str, seed: int, files: Files, flags: argparse.Namespace) -> Path:
@@ -220,30 +259,66 @@ def run_rows(files: Files, flags: argparse.Namespace) -> list[Result]:
             f"{path} has rows of an earlier version, which told files apart by their counts alone: they stay, but what "
             "is asked is run anew"
         )
-    asked = []
+    asked, jobs = [], []
     for row in dict.fromkeys(flags.rows):
         is_preset = row in PRESETS
         is_seeded = is_preset or BASELINES[name_of(row)].is_seeded
         for seed in range(1, flags.seeds + 1) if is_seeded else [0]:
             n_epochs = n_epochs_of(row, flags) if is_preset else 0
             what = {"row": row, "seed": seed, "n_epochs": n_epochs, "files": files.name}
-            result = next((each for each in results if each.items() >= what.items()), None)
-            ranks_path = flags.output / "ranks" / ranks_file_name(**what)
+            asked.append(what)
+            result = result_of(what, results)
             if result is None:
-                if is_preset:
-                    found = run_preset(row, seed, files, ranks_path, flags)
-                else:
-                    found = run_baseline(row, seed, files, ranks_path)
-                result = {name: (what | found)[name] for name in COLUMNS}
-                results.append(result)
-                write_csv(path, results)
-            elif not ranks_path.exists():
-                rank_again(row, seed, files, ranks_path, flags)
-            by_half = " (ties by half)" if result["ties"] else ""
-            print(f"{row}, seed {seed}: Recall@{K} {result['recall']:.4f}, MRR@{K} {result['mrr']:.4f}{by_half}")
-            sys.stdout.flush()
-            asked.append(result)
-    return asked
+                jobs.append(what)
+                continue
+            if not (flags.output / "ranks" / ranks_file_name(**what)).exists():
+                rank_again(row, seed, files, flags.output / "ranks" / ranks_file_name(**what), flags)
+            tell(result)
+    for what, found in done_jobs(jobs, files, flags):
+        results.append({name: (what | found)[name] for name in COLUMNS})
+        write_csv(path, results)
+        tell(results[-1])
+    return [result_of(what, results) for what in asked]
+
+
+def result_of(what: dict[str, Any], results: list[Result]) -> Result | None:
+    """The one of some results that is of a run, which its row, seed, epochs and files tell from others."""
+    return next((each for each in results if each.items() >= what.items()), None)
+
+
+def tell(result: Result) -> None:
+    """Print a result in a line."""
+    by_half = " (ties by half)" if result["ties"] else ""
+    figures_of = f"Recall@{K} {result['recall']:.4f}, MRR@{K} {result['mrr']:.4f}{by_half}"
+    print(f"{result['row']}, seed {result['seed']}: {figures_of}", flush=True)
+
+
+def done_jobs(
+    jobs: list[dict[str, Any]], files: Files, flags: argparse.Namespace
+) -> Iterator[tuple[dict[str, Any], Result]]:
+    """Run what is not finished yet, one after another or side by side; each with what its result says."""
+    if flags.n_jobs > 1:
+        yield from run_jobs(partial(run_beside_others, flags=flags), jobs, flags.n_jobs, flags.n_threads)
+        return
+    if flags.n_threads:
+        torch.set_num_threads(flags.n_threads)
+    for what in jobs:
+        yield what, run_row(what, files, flags)
+
+
+def run_beside_others(what: dict[str, Any], stopper: Stopper, flags: argparse.Namespace) -> Result:
+    """As :func:`run_row`, in a process of its own; ``main.py`` prints into a file of the row's folder."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # what the files are has been said
+        files = files_in_process(flags.data_folder, flags.train_data, flags.test_data)
+    return run_row(what, files, flags, stopper)
+
+
+def run_row(what: dict[str, Any], files: Files, flags: argparse.Namespace, stopper: Stopper | None = None) -> Result:
+    """Run a row with a seed, and write its ranks: what the result says but its row."""
+    ranks_path = flags.output / "ranks" / ranks_file_name(**what)
+    if what["row"] in PRESETS:
+        return run_preset(what["row"], what["seed"], files, ranks_path, flags, stopper)
+    return run_baseline(what["row"], what["seed"], files, ranks_path)
 
 
 def rank_again(row: str, seed: int, files: Files, ranks_path: Path, flags: argparse.Namespace) -> None:
@@ -290,6 +365,7 @@ def make_parser() -> FlagParser:
     )
     parser.add_argument("--output", type=Path, default=Path("reproduction"), help="folder for results (%(default)s)")
     parser.add_argument("--device", help=PARAMETERS["device"].help)
+    add_job_flags(parser, "rows")
     return parser
 
 

@@ -5,20 +5,19 @@
     python tune.py --space spaces/vstan.txt --baseline V-STAN --study vstan.db --n_trials 50 --final
 
 A trial trains on train only and is evaluated on valid after every epoch, until it falls behind the others or behind
-itself. Trials are kept in an SQLite file: the same line goes on from there. ``--confirm`` trains the best settings
-again, with several seeds; ``--final`` measures the chosen one on the test file, which nothing else reads. A baseline is
-fitted instead, once a trial.
+itself. Trials are kept in an SQLite file, or where several machines share them: the same line goes on from there.
+``--confirm`` trains the best settings again, with several seeds; ``--final`` measures the chosen one on the test file,
+which nothing else reads. A baseline is fitted instead, once a trial.
 """
 
 from terminal.errors import UserError, run_script, warn
 
 # isort: split
 import argparse
-import os
 import statistics
-import warnings
+import zlib
 from argparse import Namespace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from baselines.registry import BASELINES
@@ -27,53 +26,26 @@ from faster.device import choose_device
 from preprocessing import DATA_FOLDER, TEST
 from runs.figures import K, spread
 from runs.interruption import Interrupted
-from runs.jobs import Stopper, run_jobs
+from runs.jobs import Stopper, add_job_flags, run_jobs
 from runs.parameters import PARAMETERS
 from runs.presets import PRESETS
 from runs.searched import FOR_CHOOSING, FOR_MEASURING, Searched, SearchedBaseline, SearchedModel
 from runs.searchspace import OF_THE_MODEL, read_space
+from runs.study import ADDRESSES, is_for_several, made_with, open_study, process_name, shown_study
 from runs.trainingdata import data_file
-from terminal.atomicfile import make_folder
 from terminal.flags import COUNT, COUNT_OR_ZERO, SEED, FlagParser
 from terminal.memory import is_out_of_memory
 from training import Diverged
 
 try:
     import optuna
-    from sqlalchemy.pool import NullPool  # Optuna's way to SQLite
 except ImportError:
     optuna = None
 
-STUDY_NAME = "GRU4Rec"
 PATIENCE = 3  # epochs without a better one after which a trial ends
 N_SHOWN, N_CONFIRMED = 10, 5  # how many of the best the table shows, and --confirm trains again
 N_EPOCHS = 10  # of a trial of the model, at most
 SEARCHABLE = [name for name, baseline in BASELINES.items() if baseline.settings]
-HEARTBEAT_SECONDS = 15  # of a running trial; one that has missed four of them has lost its process
-
-
-@lru_cache(maxsize=1)
-def open_study(path: Path) -> "optuna.Study":
-    """The study in an SQLite file; a new one where there is none. Opened once per process.
-
-    Raises:
-        UserError: the file is something else, or cannot be written.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    make_folder(path.parent)
-    try:
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{path}",
-            # no connection stays open between two uses, and one waits a minute for others to write
-            engine_kwargs={"poolclass": NullPool, "connect_args": {"timeout": 60}},
-            heartbeat_interval=HEARTBEAT_SECONDS,
-            grace_period=4 * HEARTBEAT_SECONDS,
-        )
-        return optuna.create_study(storage=storage, study_name=STUDY_NAME, direction="maximize", load_if_exists=True)
-    except Exception as error:  # of SQLAlchemy, which is an affair of Optuna's
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is no study, nor can it become one: {reason}; name another with --study") from error
 
 
 def begin_or_go_on(study: "optuna.Study", flags: Namespace) -> None:
@@ -83,31 +55,32 @@ def begin_or_go_on(study: "optuna.Study", flags: Namespace) -> None:
         UserError: the study was made with something else.
     """
     data = flags.searched.data()
-    made_with = {
+    ours = {
         "clicks": f"{len(data.sessions.items):,} of train only and {data.valid_sessions.n_next_clicks:,} next of valid",
         "checksums": " ".join(data.checksums.values()),
         "base": flags.searched.base,
         "n_epochs": str(flags.n_epochs),
     } | {name: str(values) for name, values in flags.space.searched.items()}
-    before = study.user_attrs.get("made_with")
+    before = made_with(study)
     if before is None:
-        before = made_with
+        before = ours
     elif "checksums" not in before:
         warn(
-            f"{flags.study} was begun by an earlier version, which noted of its clicks how many there are: make sure "
-            f"that {flags.data_folder} holds those that it knew; from now on, others are refused"
+            f"{shown_study(flags.study)} was begun by an earlier version, which noted of its clicks how many there "
+            f"are: make sure that {flags.data_folder} holds those that it knew; from now on, others are refused"
         )
-        before = before | {"checksums": made_with["checksums"]}
-    for name in before | made_with:
-        was, now = before.get(name, "absent"), made_with.get(name, "absent")
+        before = before | {"checksums": ours["checksums"]}
+    for name in before | ours:
+        was, now = before.get(name, "absent"), ours.get(name, "absent")
         if was != now:
             raise UserError(
-                f"{flags.study} was begun with other settings: {name} was {was}, and is {now} now; "
+                f"{shown_study(flags.study)} was begun with other settings: {name} was {was}, and is {now} now; "
                 "name another file with --study"
             )
-    study.set_user_attr("made_with", made_with)
-    if not finished(study) and not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)):
+    is_first = "made_with" not in study.user_attrs
+    if is_first or (not finished(study) and not unfinished(study)):
         try_base_first(study, flags)
+    study.set_user_attr("made_with", ours)
 
 
 def try_base_first(study: "optuna.Study", flags: Namespace) -> None:
@@ -126,17 +99,20 @@ def finished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
     return study.get_trials(deepcopy=False, states=states)
 
 
+def unfinished(study: "optuna.Study") -> list["optuna.trial.FrozenTrial"]:
+    """Trials that wait, or run in this process or another."""
+    states = (optuna.trial.TrialState.WAITING, optuna.trial.TrialState.RUNNING)
+    return study.get_trials(deepcopy=False, states=states)
+
+
 def search(study: "optuna.Study", flags: Namespace) -> None:
     """Run trials until the study has as many finished ones as asked for."""
     n_finished = len(finished(study))
-    print(f"{flags.study}: {n_finished} of {flags.n_trials} trials are done", flush=True)
-    missing = list(range(n_finished, flags.n_trials))
-    # SQLite may give a trial that waits to two processes, so one process takes those first.
-    n_waiting = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)))
-    for trials, n_jobs in ((missing[:n_waiting], 1), (missing[n_waiting:], flags.n_jobs)):
-        for _, line in run_jobs(partial(run_trial, flags=flags), trials, n_jobs):
-            if line:
-                print(line, flush=True)
+    print(f"{shown_study(flags.study)}: {n_finished} of {flags.n_trials} trials are done", flush=True)
+    trials = list(range(n_finished, flags.n_trials))
+    for _, line in run_jobs(partial(run_trial, flags=flags), trials, flags.n_jobs, flags.n_threads):
+        if line:
+            print(line, flush=True)
 
 
 def run_trial(_: int, stopper: Stopper, flags: Namespace) -> str | None:
@@ -148,7 +124,8 @@ def run_trial(_: int, stopper: Stopper, flags: Namespace) -> str | None:
     # After a stop, a study suggests what it would have suggested without one. But two trials that begin together must
     # not be the same.
     n_running = len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)))
-    process = os.getpid() if flags.n_jobs > 1 else 0
+    is_alone = flags.n_jobs == 1 and not is_for_several(flags.study)
+    process = 0 if is_alone else zlib.crc32(process_name().encode())
     seed = seed_of(flags.seed, n_finished, n_running, process) % 2**32  # NumPy's generators take no more
     study.sampler = optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=seed)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2)
@@ -234,7 +211,9 @@ def confirm(study: "optuna.Study", flags: Namespace) -> None:
         for seed in range(1, flags.confirm + 1)
         if str(seed) not in curves.get(trial.user_attrs["setting"], {})
     ]
-    for (setting, _, seed), curve in run_jobs(partial(validation_curve, flags=flags), jobs, flags.n_jobs):
+    for (setting, _, seed), curve in run_jobs(
+        partial(validation_curve, flags=flags), jobs, flags.n_jobs, flags.n_threads
+    ):
         curves.setdefault(setting, {})[str(seed)] = curve
         study.set_user_attr("confirmed", curves)
         print(f"seed {seed}: MRR@{K} {max(curve, default=0):.4f}: {setting}", flush=True)
@@ -288,7 +267,7 @@ def measure(study: "optuna.Study", flags: Namespace) -> None:
         warn(f"what the study has of {TEST} is of other clicks, or of an earlier version: measured anew")
         measured = dict.fromkeys(measured, {})
     jobs = [(setting, seed) for seed in searched.seeds if str(seed) not in measured.get(setting, {})]
-    for (_, seed), (recall, mrr) in run_jobs(partial(test_figures, flags=flags), jobs, flags.n_jobs):
+    for (_, seed), (recall, mrr) in run_jobs(partial(test_figures, flags=flags), jobs, flags.n_jobs, flags.n_threads):
         measured[setting] = measured.get(setting, {}) | {str(seed): (recall, mrr)}
         study.set_user_attr("measured", measured)
         study.set_user_attr("measured_on", clicks)
@@ -323,10 +302,15 @@ def make_parser() -> FlagParser:
     parser.add_argument(
         "--baseline", choices=SEARCHABLE, metavar="NAME", help=f"search its settings: {', '.join(SEARCHABLE)}"
     )
-    parser.add_argument("--study", type=Path, default=Path("study.db"), metavar="FILE", help="trials (%(default)s)")
+    parser.add_argument(
+        "--study",
+        default="study.db",
+        metavar="ADDRESS",
+        help=f"trials (%(default)s): {ADDRESSES}; the last two are for several machines that search together",
+    )
     parser.add_argument("--n_trials", type=COUNT, default=50, help="finished trials of the study, in all (%(default)s)")
     parser.add_argument("--n_epochs", type=COUNT, help=f"epochs of a trial, at most ({N_EPOCHS})")
-    parser.add_argument("--n_jobs", type=COUNT, default=1, help="trials side by side (%(default)s)")
+    add_job_flags(parser, "trials")
     parser.add_argument("--seed", type=SEED, default=1, help="of what is suggested (%(default)s)")
     parser.add_argument("--device", help=PARAMETERS["device"].help)
     parser.add_argument(

@@ -59,6 +59,14 @@ def train_epochs(run: TrainingRun, folder: RunFolder) -> None:
         print(outcome(run.history, p, folder), flush=True)
 
 
+def follow(run: TrainingRun) -> int:
+    """Train as the first of several processes does (:mod:`faster.ranks`), which evaluates, saves and tells."""
+    for epoch in range(run.progress.epoch, run.parameters.n_epochs):
+        run.train_epoch()
+        run.progress = EpochProgress(epoch + 1)
+    return 0
+
+
 def _train_and_save_epoch(run: TrainingRun, folder: RunFolder, stop: StopRequest) -> None:
     """Train to the end of the epoch and save what evaluation must not lose, for that may take a while, too."""
     saver = _Saver(run, folder, stop)

@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
+from typing import Any
 
 
 class Interrupted(Exception):
@@ -63,18 +64,24 @@ class StopRequest:
             raise Interrupted(self.signal_number)
 
 
-def run_interruptibly(command: Sequence[str]) -> int:
+def run_interruptibly(command: Sequence[str], is_asked: Callable[[], bool] = lambda: False, **how: Any) -> int:
     """Run a command that answers a :class:`StopRequest`: the exit code.
 
     A signal is passed on to the command, which has all the time that it takes to save.
+
+    Args:
+        is_asked: asked now and then; true is as good as SIGTERM.
+        how: what else ``subprocess.Popen`` is told.
 
     Raises:
         Interrupted: a signal came, and the command has ended by it.
     """
     with StopRequest() as stop:
-        process = subprocess.Popen(command)
+        process = subprocess.Popen(command, **how)
         is_passed_on = False
         while (code := _exit_code_soon(process)) is None:
+            if stop.signal_number is None and is_asked():
+                stop.signal_number = signal.SIGTERM
             if stop.signal_number is not None and not is_passed_on:
                 process.send_signal(stop.signal_number)
                 is_passed_on = True

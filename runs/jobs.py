@@ -13,6 +13,7 @@ import torch
 
 from runs.interruption import StopRequest
 from terminal.errors import UserError
+from terminal.flags import COUNT, FlagParser
 from training import EpochProgress
 
 
@@ -32,8 +33,33 @@ class Stopper:
 Work = Callable[[Any, Stopper], Any]  # what is done with a job; it must be picklable where there are several processes
 
 
-def run_jobs(work: Work, jobs: list[Any], n_jobs: int) -> Iterator[tuple[Any, Any]]:
+def add_job_flags(parser: FlagParser, jobs: str) -> None:
+    """The flags of a script whose jobs may run side by side."""
+    parser.add_argument(
+        "--n_jobs",
+        type=COUNT,
+        default=1,
+        help=f"{jobs} side by side, each with a GPU of its own where there are several (%(default)s)",
+    )
+    parser.add_argument(
+        "--n_threads",
+        type=COUNT,
+        help="threads of each of them on a CPU (default: its share); with the same number, figures are the same to the "
+        "last bit whatever --n_jobs",
+    )
+
+
+def own_device(device: str | None) -> str | None:
+    """A device for the job that this process does: that of the flag or, where any GPU may be meant, one of its own."""
+    n_gpus = torch.cuda.device_count() if _slot is not None and device in (None, "cuda") else 0
+    return f"cuda:{_slot % n_gpus}" if n_gpus > 1 else device
+
+
+def run_jobs(work: Work, jobs: list[Any], n_jobs: int, n_threads: int | None = None) -> Iterator[tuple[Any, Any]]:
     """Do the work on every job, ``n_jobs`` at a time.
+
+    Args:
+        n_threads: of each job; None for its share of those that PyTorch has.
 
     Yields:
         A job and what the work gave, in the order in which they are done.
@@ -43,8 +69,10 @@ def run_jobs(work: Work, jobs: list[Any], n_jobs: int) -> Iterator[tuple[Any, An
         UserError: a process died.
     """
     if n_jobs > 1:
-        yield from _run_in_processes(work, jobs, n_jobs)
+        yield from _run_in_processes(work, jobs, n_jobs, n_threads or max(1, torch.get_num_threads() // n_jobs))
         return
+    if n_threads:
+        torch.set_num_threads(n_threads)
     with StopRequest() as stop:
         for job in jobs:
             try:
@@ -56,11 +84,13 @@ def run_jobs(work: Work, jobs: list[Any], n_jobs: int) -> Iterator[tuple[Any, An
             stop.raise_if_asked()
 
 
-def _run_in_processes(work: Work, jobs: list[Any], n_jobs: int) -> Iterator[tuple[Any, Any]]:
+def _run_in_processes(work: Work, jobs: list[Any], n_jobs: int, n_threads: int) -> Iterator[tuple[Any, Any]]:
     context = multiprocessing.get_context("spawn")  # the fork of a process with threads may hang
     stop_asked = context.Event()
-    n_threads = max(1, torch.get_num_threads() // n_jobs)
-    with ProcessPoolExecutor(n_jobs, context, _begin_process, (stop_asked, n_threads)) as pool:
+    slots = context.Queue()
+    for slot in range(n_jobs):
+        slots.put(slot)
+    with ProcessPoolExecutor(n_jobs, context, _begin_process, (stop_asked, n_threads, slots)) as pool:
         job_of = _submitted(pool, work, jobs)
         pending = set(job_of)
         with StopRequest() as stop:
@@ -94,11 +124,12 @@ def _submitted(pool: ProcessPoolExecutor, work: Work, jobs: list[Any]) -> dict[F
 
 
 _stopper: Stopper  # of a process of the pool
+_slot: int | None = None  # its number among them
 
 
-def _begin_process(stop_asked: Any, n_threads: int) -> None:
-    global _stopper
-    _stopper = Stopper(stop_asked.is_set)
+def _begin_process(stop_asked: Any, n_threads: int, slots: Any) -> None:
+    global _stopper, _slot
+    _stopper, _slot = Stopper(stop_asked.is_set), slots.get()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(n_threads)
 

@@ -235,7 +235,8 @@ def make_parser() -> FlagParser:
         usage="%(prog)s [--FLAG VALUE ...]",
         description="Train GRU4Rec, evaluate a checkpoint (--is_eval --load_model FILE), "
         "or go on training from one (--load_model FILE; with other clicks: --grow): then parameters that no flag names "
-        "are the checkpoint's.",
+        "are the checkpoint's. On N GPUs by torchrun --nproc_per_node N main.py …, which pays for thousands of lanes "
+        "and wide layers alone; a step of 100 units and 32 lanes gains nothing.",
         argument_default=argparse.SUPPRESS,
     )
     for theme, parameters in THEMES.items():

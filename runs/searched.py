@@ -17,7 +17,7 @@ from baselines.registry import BASELINES, fit_row, parse_row, row_of
 from dataset import Sessions
 from evaluation import Metrics, tie_breaking_to_report
 from preprocessing import TEST, TRAIN_FULL, TRAIN_ONLY, VALID
-from runs.jobs import Stopper
+from runs.jobs import Stopper, own_device
 from runs.parameters import parse_flags, shown, training_parameters
 from runs.trainingdata import TrainingData
 from runs.trainingrun import TrainingRun
@@ -103,7 +103,8 @@ class SearchedModel:
         Raises:
             UserError: they contradict each other.
         """
-        line = f"{self.base} {setting} {self.setting_of(self.files_and_device | others)}"
+        where = self.files_and_device | {"device": own_device(self.files_and_device["device"])}
+        line = f"{self.base} {setting} {self.setting_of(where | others)}"
         with _quietly():
             return training_parameters(parse_flags(shlex.split(line)))
 

@@ -14,6 +14,7 @@ from evaluation import Metrics, evaluate
 from faster.compilation import choose_step
 from faster.device import choose_device, keep_freed_memory, random_state, set_random_state, use_deterministic_algorithms
 from faster.minibatch import MiniBatches
+from faster.ranks import dealt_training_step, device_of_rank, n_ranks
 from lossfunction import make_loss_function
 from model import GRU4Rec
 from optimizer import Optimizer, make_rule
@@ -46,7 +47,7 @@ class TrainingRun:
         self, parameters: Namespace, checkpoint: dict[str, Any] | None = None, data: TrainingData | None = None
     ):
         self.parameters = p = parameters
-        self.device = choose_device(p.device)
+        self.device = choose_device(device_of_rank(p.device))
         p.device = str(self.device)
         if self.device.type == "cpu":
             keep_freed_memory()
@@ -82,7 +83,8 @@ class TrainingRun:
         self.first_epoch = first_epoch(checkpoint, p.load_model) if checkpoint else 0
         n_steps = (p.n_epochs - self.first_epoch) * self.n_next_clicks // p.batch_size
         n_scores = p.batch_size * (p.batch_size + p.n_sample)
-        self.step = choose_step(p.compile, self.device, n_steps, n_scores)
+        is_alone = n_ranks() == 1
+        self.step = choose_step(p.compile, self.device, n_steps, n_scores) if is_alone else dealt_training_step
         self.progress = EpochProgress(epoch=0)
         self.history: list[dict[str, Any]] = []
         if checkpoint:

@@ -165,6 +165,25 @@ def test_rows_are_run_once_and_added_later(prepared, run_script, tmp_path):
     assert " ± " in second.stdout
 
 
+def test_rows_side_by_side_are_those_one_after_another(prepared, run_script, tmp_path):
+    """The scripts' processes have one thread each, as with --n_threads 1."""
+    line = (*prepared, "--rows", "iclr2016-top1-100", "BPR-MF", "--seeds", 2)
+    together = run_script("reproduce.py", *line, "--n_jobs", 2)
+    alone = run_script("reproduce.py", *line, "--output", "alone")
+    found, expected = (
+        [row | {"seconds": 0} for row in sorted(read_results(tmp_path / folder / "results.csv"), key=str)]
+        for folder in ("out", "alone")
+    )
+    assert found == expected
+    assert len(found) == 4
+    rows = [[line for line in run.stdout.splitlines() if line.startswith("| ")] for run in (together, alone)]
+    assert [line.split(" | ")[:3] for line in rows[0]] == [line.split(" | ")[:3] for line in rows[1]]
+    assert "epoch 0" not in together.stdout
+    logs = list((tmp_path / "out").glob("iclr2016-top1-100-seed*/log.txt"))
+    assert len(logs) == 2
+    assert all("epoch 0 loss" in log.read_text() for log in logs)
+
+
 def test_rows_of_baselines_name_their_settings(prepared, run_script, tmp_path):
     rows = ["VS-KNN k=2  sample=50", "VS-KNN sample=50 k=2", "VS-KNN k=100", "STAN k=5", "SR"]
     first = run_script("reproduce.py", *prepared, "--rows", *rows)
@@ -201,7 +220,15 @@ def table(data_folder, tmp_path):
             content = (data_folder / name).read_text()
             (tmp_path / name).write_text(with_shuffled_items(content) if name == shuffled else content)
         flags = Namespace(
-            data_folder=tmp_path, output=tmp_path, rows=rows, seeds=seeds, n_epochs=3, device=None, **names
+            data_folder=tmp_path,
+            output=tmp_path,
+            rows=rows,
+            seeds=seeds,
+            n_epochs=3,
+            device=None,
+            n_jobs=1,
+            n_threads=None,
+            **names,
         )
         return reproduce.run_rows(Files(tmp_path, TRAIN_ONLY, VALID), flags)
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from optuna.trial import TrialState
 
 import tune
 from baselines.registry import fit_row, parse_row, row_of
@@ -490,14 +489,3 @@ def test_a_setting_that_diverges_on_train_full_is_said(monkeypatch):
     flags = Namespace(searched=searched.SearchedModel({}, Path("data"), "cpu"))
     with pytest.raises(UserError, match="seed 2: the loss became nan at step 7 of epoch 0: --lr 9"):
         tune.test_figures(("--lr 9", 2), None, flags)
-
-
-def test_one_process_takes_the_trials_that_wait(monkeypatch):
-    class Study:
-        def get_trials(self, deepcopy, states):
-            return [None] * (2 if TrialState.WAITING in states else 3)
-
-    taken = []
-    monkeypatch.setattr(tune, "run_jobs", lambda work, jobs, n_jobs: taken.append((jobs, n_jobs)) or [])
-    tune.search(Study(), Namespace(study="study.db", n_trials=8, n_jobs=4))
-    assert taken == [([3, 4], 1), ([5, 6, 7], 4)]
