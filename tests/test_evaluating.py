@@ -233,6 +233,6 @@ def test_a_table_takes_no_figures_but_those_of_all_sessions(run, tmp_path, monke
     monkeypatch.setattr(reproduce, "run_interruptibly", lambda command: 0)
     monkeypatch.setattr(reproduce, "preset_folder", lambda *others: folder.parent)
     monkeypatch.setattr(reproduce, "measured_checkpoint", lambda *others: None)
-    flags = Namespace(n_epochs=1, data_folder="x", train_data="x", test_data="x", device="cpu")
+    flags = Namespace(n_epochs=1, data_folder="x", train_data="x", test_data="x", device="cpu", n_threads=None)
     with pytest.raises(UserError, match="has no figures of all sessions for epoch 1 of authors-best: delete it"):
         reproduce.run_preset("authors-best", 1, None, tmp_path / "ranks", flags)

@@ -278,7 +278,7 @@ def test_advice_has_an_effect(said, checkpoint, data_folder, tmp_path, monkeypat
         )
         assert flags_in(said(reproduce, *files)) == ["--last_days"]
     with monkeypatch.context() as patch:
-        patch.setattr("serving.recommender.score", out_of_memory)
+        patch.setattr("serving.selection.score", out_of_memory)
         items = read_checkpoint(checkpoint)["item_ids"][0].item()
         assert flags_in(said(recommend, "--load_model", checkpoint, "--items", items)) == ["--device"]
     with monkeypatch.context() as patch:

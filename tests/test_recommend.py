@@ -104,7 +104,8 @@ def test_sessions_are_streamed_whole(tmp_path):
     assert seen == {session: len(items) for session, items in sessions.items()}
 
 
-def test_sessions_of_text_are_streamed_whole(tmp_path):
+def test_sessions_of_text_are_streamed_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("clicks.delimited.READ_AT_ONCE", 2**20)
     sessions = {f"{'s' * 50}{s}": [f"{i:060d}" for i in items] for s, items in random_sessions(6000).items()}
     write_sessions(tmp_path / "s.csv", sessions)
     got, n_batches = {}, 0
