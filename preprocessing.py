@@ -34,6 +34,7 @@ from clicks.protocol import LATEST, OWN, PAPER, Protocol
 from clicks.sessions import Handling, sessions_of
 from terminal.atomicfile import make_folder
 from terminal.errors import warn
+from terminal.memory import give_back_freed_memory
 from terminal.progress import about
 
 SECONDS_A_BYTE = 26 / 1.5e9  # measured on a file of the size of YooChoose
@@ -221,6 +222,7 @@ def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: Namespace) ->
         UserError: the log is unusable.
     """
     lines, counts, ends = read_events(paths, log, bool(flags.skip_bad_lines), bool(flags.cut_first))
+    give_back_freed_memory()
     left_out = {"that --keep does not keep": counts.filtered}
     left_out |= counts.without(log)
     if any(left_out.values()):
@@ -267,6 +269,7 @@ def read_asked_clicks(paths: list[Path], log: LogFormat | None, flags: Namespace
     """The clicks of the files, all or those of the last days, by session and time."""
     clicks = read_sessions_of_log(paths, log, flags) if log else read_raw_sessions(paths, flags)
     clicks = clicks.sorted(in_place=True)
+    give_back_freed_memory()
     doubts_about_sessions(clicks, log.session if log else "session", are_cut=flags.session_gap is not None)
     return last_days(clicks, flags.last_days) if flags.last_days else clicks
 

@@ -8,8 +8,10 @@
 Both are read plain or compressed, see :mod:`clicks.opening`. A line that does not fit is refused with its number.
 """
 
+import os
 import re
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -283,12 +285,21 @@ def write_click_files(files: dict[Path, Clicks]) -> None:
 
 def write_clicks(file: BinaryIO, clicks: Clicks) -> None:
     """Write clicks in the prepared format."""
-    file.write((",".join(PREPARED_COLUMNS) + "\n").encode())
-    for first in range(0, len(clicks), WRITTEN_AT_ONCE):
+
+    def lines_of(first: int) -> pa.Buffer:
         part = slice(first, first + WRITTEN_AT_ONCE)
         columns: list[Any] = [
             ids[part] if names is None else names.take(pa.array(ids[part]))
             for ids, names in ((clicks.session, clicks.session_names), (clicks.item, clicks.item_names))
         ]
         table = pa.table(dict(zip(PREPARED_COLUMNS, (*columns, clicks.time[part] / 1000), strict=True)))
-        pa.csv.write_csv(table, file, pa.csv.WriteOptions(include_header=False))
+        content = pa.BufferOutputStream()
+        pa.csv.write_csv(table, content, pa.csv.WriteOptions(include_header=False))
+        return content.getvalue()
+
+    file.write((",".join(PREPARED_COLUMNS) + "\n").encode())
+    n_cores = os.cpu_count() or 1
+    with ThreadPoolExecutor(n_cores) as pool:
+        for some in range(0, len(clicks), n_cores * WRITTEN_AT_ONCE):
+            for content in pool.map(lines_of, range(some, len(clicks), WRITTEN_AT_ONCE)[:n_cores]):
+                file.write(content)

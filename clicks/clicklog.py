@@ -33,6 +33,7 @@ UNITS = {"seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6, "nanosecond
 DIFFERENCE = numeric_time(MILLISECONDS, "a number of milliseconds")
 PARSED_AT_ONCE = 2**16
 AT_ONCE = 2**20
+STREAMED_AT_ONCE = 2**25  # bytes: an id that comes often is told once in each
 NULLS = ("", "NA", "NULL", "null", "NaN", "nan", "None", r"\N")  # what stands for no id
 NO_CLICK = -1  # in the place of an item; as an index it is the last place, and text is numbered from 0
 
@@ -212,6 +213,8 @@ def read_events(
             f"{log.session}, {counts.without_item:,} no {log.item}"
         )
     time, *differences = map(np.concatenate, zip(*(part.times for part in parts), strict=True))
+    for part in parts:
+        part.times.clear()
     items = [part.item for part in parts]
     session, session_names = _one_numbering([part.session for part in parts])
     del parts
@@ -229,7 +232,8 @@ def _read_file(path: Path, log: LogFormat, skip_bad_lines: bool, all_lines: bool
     columns_of_time, layout = _layout(path, log)
     values_of = {name: Counter() for name in log.keep}
     parts, n_lines = [], 0
-    for columns in [read_columns(path, layout, True)] if skip_bad_lines else stream_columns(path, layout):
+    streamed = stream_columns(path, layout, STREAMED_AT_ONCE)
+    for columns in [read_columns(path, layout, True)] if skip_bad_lines else streamed:
         session, item = columns[log.session], columns[log.item]
         n_lines += len(session)
         kept = np.ones(len(session), dtype=np.bool_)

@@ -51,10 +51,14 @@ def read_columns(path: Path, layout: Layout, skip_bad_lines: bool = False) -> di
     return columns
 
 
-def stream_columns(path: Path, layout: Layout) -> Iterator[dict[str, Any]]:
-    """As :func:`read_columns`, some lines at a time, by all cores."""
+def stream_columns(path: Path, layout: Layout, at_once: int | None = None) -> Iterator[dict[str, Any]]:
+    """As :func:`read_columns`, some lines at a time, by all cores.
+
+    Args:
+        at_once: bytes; None for few.
+    """
     try:
-        for number, block in enumerate(blocks_of_lines(path)):
+        for number, block in enumerate(blocks_of_lines(path, at_once)):
             if _is_misread(block, layout):
                 refuse_bad_line(path, layout)
             if block.strip():
@@ -171,11 +175,11 @@ def _may_have_a_long_line(block: bytes) -> bool:
     )
 
 
-def blocks_of_lines(path: Path) -> Iterator[bytes]:
-    """The content of a file, some whole lines at a time."""
+def blocks_of_lines(path: Path, at_once: int | None = None) -> Iterator[bytes]:
+    """The content of a file, some whole lines at a time, of so many bytes or some more."""
     begun = b""
     with arrow_stream(path) as stream:
-        while content := stream.read(READ_AT_ONCE):
+        while content := stream.read(at_once or READ_AT_ONCE):
             end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
             if end:
                 yield begun + content[:end]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clicks.clickfile import Clicks
-from clicks.clicklog import NO_CLICK, integers_of, sessions_of_users, with_integer_ids
+from clicks.clicklog import AT_ONCE, NO_CLICK, integers_of, sessions_of_users, with_integer_ids
 
 MINUTE = 60_000  # milliseconds
 BY_LINE, BY_ID, BY_APPEARANCE = ORDERS = ("log", "id", "appearance")
@@ -63,12 +63,32 @@ def sessions_of(lines: Clicks, file_ends: Sequence[int], how: Handling) -> Click
     if how.sessions_per_file:
         lines = replace(lines, session=_of_their_files(lines.session, file_ends), session_names=None)
     if how.order != BY_LINE:
-        lines = lines.reordered(np.lexsort((lines.item, lines.time, lines.session)))
+        lines = lines.reordered(_order(lines))
     if how.session_gap is not None:
         lines = sessions_of_users(lines, how.session_gap)
     if how.cut_first:
         lines = lines.select(lines.item != NO_CLICK)
     return with_integer_ids(lines)
+
+
+def _order(clicks: Clicks) -> np.ndarray:
+    """The order by session, then time, then item: the lines of a log are mostly in the order of time already.
+
+    So clicks are sorted by session and time, which costs the sorting of sessions alone, and then the few by item that
+    are at the same time.
+    """
+    order = np.lexsort((clicks.time, clicks.session))
+    tied = np.zeros(len(order), dtype=np.bool_)
+    for first in range(0, len(order), AT_ONCE):
+        some = order[first : first + AT_ONCE + 1]
+        session, time = clicks.session[some], clicks.time[some]
+        as_before = (session[1:] == session[:-1]) & (time[1:] == time[:-1])
+        tied[first : first + len(as_before)] |= as_before
+        tied[first + 1 : first + 1 + len(as_before)] |= as_before
+    places = np.flatnonzero(tied)
+    those = order[places]
+    order[places] = those[np.lexsort((clicks.item[those], clicks.time[those], clicks.session[those]))]
+    return order
 
 
 def _items_by_appearance(clicks: Clicks) -> Clicks:

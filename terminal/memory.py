@@ -1,9 +1,12 @@
 """How much memory there is, and the sentence that a script ends with when that does not suffice."""
 
+import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pyarrow as pa
 
 from terminal.errors import UserError
 
@@ -59,6 +62,13 @@ def _of_ulimit() -> Iterator[int]:
             limit, _ = resource.getrlimit(kind)
             if limit != resource.RLIM_INFINITY:
                 yield limit
+
+
+def give_back_freed_memory() -> None:
+    """Give back to the system what Arrow and the C library keep of freed memory, scattered over many small pieces."""
+    pa.default_memory_pool().release_unused()
+    with suppress(OSError, AttributeError):  # another system, or another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from terminal.errors import UserError
-from tools.benchmark import measured
+from tools.benchmark import benchmark_scale, measured
 
 
 def test_the_peak_memory_of_a_command_is_its_own():
@@ -19,3 +19,11 @@ def test_the_peak_memory_of_a_command_is_its_own():
 def test_a_command_that_fails_is_named():
     with pytest.raises(UserError, match="-c raise SystemExit\\(3\\) failed"):
         measured(sys.executable, "-c", "raise SystemExit(3)")
+
+
+def test_a_log_of_rees46s_shape_is_prepared_and_loaded(tmp_path, capsys):
+    benchmark_scale(tmp_path, 60_000)
+    said = capsys.readouterr().out
+    assert "scale: 60,000 lines prepared in" in said
+    assert "scale: loaded until the first step in" in said
+    assert len((tmp_path / "rees46-60000.csv").read_text().splitlines()) == 60_001

@@ -276,3 +276,19 @@ def test_lines_become_sessions_as_in_a_simulation(
     assert (sorted(sessions_in(got)) if in_other_order else sessions_in(got)) == (
         sorted(expected) if in_other_order else expected
     )
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 5, 2**20])
+def test_the_order_of_a_log_is_by_session_time_and_item(at_once, monkeypatch):
+    """Whatever lies on both sides of a piece's edge; with lines that are equal in all three."""
+    monkeypatch.setattr("clicks.sessions.AT_ONCE", at_once)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(1, 30))
+        session, item, time = (rng.integers(0, most, n) for most in (3, 4, 3))
+        how = Handling(order="id")
+        got = sessions_of(Clicks(session.copy(), item.copy(), time.copy()), [n], how)
+        order = np.lexsort((item, time, session))
+        assert [got.session.tolist(), got.item.tolist(), got.time.tolist()] == [
+            column[order].tolist() for column in (session, item, time)
+        ]

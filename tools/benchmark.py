@@ -7,6 +7,7 @@
     python -m tools.benchmark session                  # milliseconds of a click and its recommendations, on one core
     python -m tools.benchmark preprocessing loading    # whole processes on 33 million raw clicks
     python -m tools.benchmark epoch                    # main.py on them, for an epoch of authors-best
+    python -m tools.benchmark scale --n_lines 110000000    # the same on a log of REES46's shape, which is made first
     python -m tools.benchmark gpu                      # what is wanted of a GPU, in one table, in eight minutes
 
 Medians of several runs, the first of them not counted. Files are made once and kept in ``--folder``.
@@ -35,6 +36,7 @@ from terminal.atomicfile import make_folder
 from terminal.flags import COUNT, FlagParser
 from tools import gpu
 from tools.latency import benchmark_session
+from tools.scale import log_like_rees46
 from tools.speed import (
     N_ITEMS,
     medians,
@@ -47,6 +49,7 @@ from tools.speed import (
 
 N_RAW_SESSIONS, N_DAYS = 8_400_000, 182  # some 33 million clicks from April to September
 TRAINING_PRESETS = ("authors-best", "authors-retailrocket", "iclr2016-top1-100")
+N_LINES = 110_000_000  # of REES46 in two months
 WHAT = ("training", "evaluation", "recommending", "session", "preprocessing", "loading", "epoch")
 ROOT = Path(__file__).parent.parent
 KILOBYTE = 1 if sys.platform == "darwin" else 1024  # in which the system counts peak memory: bytes on macOS
@@ -140,14 +143,29 @@ def prepare(folder: Path) -> None:
 def benchmark_loading(folder: Path) -> None:
     """From the start of a process until the first training step, on the full training file."""
     prepare(folder)
+    seconds, gigabytes = measured_loading(folder)
+    print(f"loading until the first step: {seconds:.1f} s, peak {gigabytes:.2f} GB", flush=True)
+
+
+def measured_loading(folder: Path) -> tuple[float, float]:
+    """Seconds and peak memory of a process that loads prepared files until the first training step."""
     program = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from runs.parameters import parse_flags, training_parameters\nfrom runs.trainingrun import TrainingRun\n"
         f"flags = ['--data_folder', {str(folder)!r}, '--train_data', {TRAIN_FULL!r}, '--valid_data', {VALID!r}]\n"
         "run = TrainingRun(training_parameters(parse_flags(flags)))\nnext(run.feed.blocks(0))\n"
     )
-    seconds, gigabytes = measured(sys.executable, "-c", program)
-    print(f"loading until the first step: {seconds:.1f} s, peak {gigabytes:.2f} GB", flush=True)
+    return measured(sys.executable, "-c", program)
+
+
+def benchmark_scale(folder: Path, n_lines: int) -> None:
+    """preprocessing.py on a log of REES46's shape, and loading what it wrote, as processes."""
+    log, prepared = log_like_rees46(folder, n_lines), folder / f"rees46-{n_lines}"
+    command = sys.executable, ROOT / "preprocessing.py", "--dataset", "rees46", "--clicks", log
+    seconds, gigabytes = measured(*command, "--data_folder", prepared)
+    print(f"scale: {n_lines:,} lines prepared in {seconds:.0f} s, peak {gigabytes:.2f} GB", flush=True)
+    seconds, gigabytes = measured_loading(prepared)
+    print(f"scale: loaded until the first step in {seconds:.0f} s, peak {gigabytes:.2f} GB", flush=True)
 
 
 def benchmark_epoch(folder: Path, device: torch.device) -> None:
@@ -164,11 +182,15 @@ def benchmark_epoch(folder: Path, device: torch.device) -> None:
 def make_parser() -> FlagParser:
     parser = FlagParser(__doc__)
     parser.add_argument(
-        "what", nargs="+", choices=("all", *WHAT, "gpu"), help=f"all, or some of {', '.join(WHAT)}; or gpu"
+        "what",
+        nargs="+",
+        choices=("all", *WHAT, "scale", "gpu"),
+        help=f"all, or some of {', '.join(WHAT)}; or scale; or gpu",
     )
     parser.add_argument("--device", help=PARAMETERS["device"].help)
     parser.add_argument("--n_runs", type=COUNT, default=5, help="runs that count (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("data/benchmark"), help="for files (%(default)s)")
+    parser.add_argument("--n_lines", type=COUNT, default=N_LINES, help="of the log of scale (%(default)s)")
     gpu.add_flags(parser)
     return parser
 
@@ -198,6 +220,8 @@ def main() -> None:
             benchmark_preprocessing(flags.folder)
         elif what == "loading":
             benchmark_loading(flags.folder)
+        elif what == "scale":
+            benchmark_scale(flags.folder, flags.n_lines)
         else:
             benchmark_epoch(flags.folder, device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KILOBYTE / 1e9
