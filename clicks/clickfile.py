@@ -32,6 +32,7 @@ RAW_COLUMNS = ("session", "timestamp", "item", "category")
 PREPARED_COLUMNS = ("SessionID", "ItemID", "Time")
 DAY = 86_400_000  # in milliseconds, the unit of all times
 WRITTEN_AT_ONCE = 2**20  # clicks
+STREAMED_AT_ONCE = 2**25  # bytes
 
 
 _ZONED_TIME = re.compile(
@@ -74,8 +75,8 @@ class Clicks:
     ``session_names[session]``, ``item_names[item]``.
 
     Attributes:
-        session: session ids or their numbers, int64.
-        item: item ids or their numbers, int64.
+        session: session ids or their numbers, int64, or int32 where that is enough.
+        item: item ids or their numbers, likewise.
         time: milliseconds since the epoch (UTC), int64.
         session_names: text by number, each once; None if session ids are integers.
         item_names: text by number, each once; None if item ids are integers.
@@ -109,7 +110,11 @@ class Clicks:
     def session_ids(self, which: np.ndarray) -> np.ndarray:
         """The session ids of the clicks that an index array picks: int64, or str as objects."""
         ids = self.session[which]
-        return ids if self.session_names is None else self.session_names.to_numpy(zero_copy_only=False)[ids]
+        return (
+            ids.astype(np.int64)
+            if self.session_names is None
+            else self.session_names.to_numpy(zero_copy_only=False)[ids]
+        )
 
     def sorted(self, in_place: bool = False) -> "Clicks":
         """The clicks by session (see ``session``), then by time; clicks of a session at one time keep their order.
@@ -188,10 +193,24 @@ def read_clicks(path: Path) -> Clicks:
     """
     names, first_click = _head(path, PREPARED_COLUMNS)
     kinds = {"Time": SECONDS} | _kinds_of_ids(path, names, first_click)
+    if PLAIN_TEXT not in kinds.values():
+        return _read_integers(path, _prepared(names, kinds))
     columns = read_columns(path, _prepared(names, kinds))
     session, session_names = _numbered(columns["SessionID"])
     item, item_names = _numbered(columns["ItemID"])
     return Clicks(session, item, columns["Time"], session_names, item_names)
+
+
+def _read_integers(path: Path, layout: Layout) -> Clicks:
+    """The clicks of a prepared file whose ids are integers, read in pieces, so that ids take as little as they can."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in PREPARED_COLUMNS}
+    for columns in stream_columns(path, layout, STREAMED_AT_ONCE):
+        for name, values in columns.items():
+            is_small = name != "Time" and np.abs(values, dtype=np.float64).max() < 2**31
+            parts[name].append(values.astype(np.int32) if is_small else values)
+    if not parts["Time"]:
+        raise UserError(f"{path} holds no clicks")
+    return Clicks(*(np.concatenate(parts.pop(name)) for name in PREPARED_COLUMNS))
 
 
 def _numbered(column: np.ndarray | Text) -> tuple[np.ndarray, pa.LargeStringArray | None]:
