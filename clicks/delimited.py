@@ -57,7 +57,7 @@ def stream_columns(path: Path, layout: Layout) -> Iterator[dict[str, Any]]:
         for number, block in enumerate(blocks_of_lines(path)):
             if _is_misread(block, layout):
                 refuse_bad_line(path, layout)
-            if block.strip():
+            if block.strip(b"\r\n"):
                 columns = _read(pa.BufferReader(block), layout, has_header=layout.has_header and number == 0)
                 if all(map(len, columns.values())):
                     yield columns
