@@ -27,13 +27,12 @@ def known_columns(names: Sequence[str]) -> list[str | None]:
     return [next((column for column, known in NAMES.items() if name in known), None) for name in plain]
 
 
-def places_of_columns(names: Sequence[str], where: str, wanted: Sequence[str] = PREPARED_COLUMNS) -> dict[str, int]:
+def places_of_columns(names: Sequence[str], where: str) -> dict[str, int]:
     """Which column of a file holds sessions, which items, and which times.
 
     Args:
         names: of its columns, in order.
         where: the file, for a message.
-        wanted: those of ``PREPARED_COLUMNS`` that must be there; the others may be.
 
     Raises:
         UserError: one is not there, or could be either of two.
@@ -43,17 +42,18 @@ def places_of_columns(names: Sequence[str], where: str, wanted: Sequence[str] = 
         there = [name for name, meaning in zip(names, known, strict=True) if meaning == column]
         if len(there) > 1:
             raise UserError(f"{where}: {column} could be any of {listed(there)}: leave one, or rename the others")
-        if not there and column in wanted:
+        if not there:
             if any(":token_seq" in name for name in names):
                 raise UserError(
                     f"{where}: a column holds lists of items, not clicks: take RecBole's file "
                     "with a line per click (session_id:token, item_id:token, timestamp:float)"
                 )
-            hint = "; preprocessing.py reads raw logs and cuts the clicks of users" if column == "SessionID" else ""
+            of_users = ", or let preprocessing.py cut the clicks of users" if column == "SessionID" else ""
             raise UserError(
-                f"{where}: no column of {listed(names)} is named {column}, {' or '.join(_hint(column))}{hint}"
+                f"{where}: no column of {listed(names)} is named {column}, {' or '.join(_hint(column))}: "
+                f"rename the one that is meant{of_users}"
             )
-    return {column: known.index(column) for column in PREPARED_COLUMNS if column in known}
+    return {column: known.index(column) for column in PREPARED_COLUMNS}
 
 
 def _hint(column: str) -> tuple[str, str]:

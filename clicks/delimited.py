@@ -61,7 +61,7 @@ def stream_columns(path: Path, layout: Layout, at_once: int | None = None) -> It
         for number, block in enumerate(blocks_of_lines(path, at_once)):
             if _is_misread(block, layout):
                 refuse_bad_line(path, layout)
-            if block.strip():
+            if block.strip(b"\r\n"):
                 columns = _read(pa.BufferReader(block), layout, has_header=layout.has_header and number == 0)
                 if all(map(len, columns.values())):
                     yield columns

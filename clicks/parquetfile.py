@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clicks.clickfile import PREPARED_COLUMNS, Clicks
+from clicks.clickfile import Clicks
 from clicks.clicklog import time_kind, with_integer_ids
 from clicks.columns import milliseconds, places_of_columns
 from clicks.textkinds import to_nonempty_text, to_numpy
@@ -17,11 +17,8 @@ MAGIC = b"PAR1"
 _TEXT = pa.dictionary(pa.int32(), pa.large_string())
 
 
-def read_parquet(path: Path, timed: bool = True) -> tuple[Clicks, str]:
+def read_parquet(path: Path) -> tuple[Clicks, str]:
     """The clicks of a file in the order of its rows, and in words as what it was read.
-
-    Args:
-        timed: there must be a column of times; if not, and there is none, the order of rows stands for it.
 
     Raises:
         UserError: the file is damaged, a column is not there, or a row is no click.
@@ -29,7 +26,7 @@ def read_parquet(path: Path, timed: bool = True) -> tuple[Clicks, str]:
     try:
         file = pq.ParquetFile(path)
         names = file.schema_arrow.names
-        places = places_of_columns(names, str(path), PREPARED_COLUMNS if timed else PREPARED_COLUMNS[:2])
+        places = places_of_columns(names, str(path))
         table = file.read(columns=[names[place] for place in places.values()])
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"cannot read {path}: it is a Parquet file that is damaged or of an uncommon kind") from error
@@ -42,11 +39,9 @@ def read_parquet(path: Path, timed: bool = True) -> tuple[Clicks, str]:
             raise UserError(f"{path}, row {row}: {column} is missing: leave out such rows")
     session, session_names = _ids(columns["SessionID"], f"{path}, SessionID")
     item, item_names = _ids(columns["ItemID"], f"{path}, ItemID")
-    time, unit = np.arange(table.num_rows), ", in the order of the rows"
-    if "Time" in columns:
-        time, unit = _times(columns["Time"], f"{path}, Time")
-        unit = f", times in {unit}"
-    return with_integer_ids(Clicks(session, item, time, session_names, item_names)), f"clicks of a Parquet file{unit}"
+    time, unit = _times(columns["Time"], f"{path}, Time")
+    clicks = Clicks(session, item, time, session_names, item_names)
+    return with_integer_ids(clicks), f"clicks of a Parquet file, times in {unit}"
 
 
 def _ids(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, pa.LargeStringArray | None]:

@@ -5,13 +5,12 @@ ignored.
 """
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from clicks.clickfile import PREPARED_COLUMNS, Clicks
+from clicks.clickfile import Clicks
 from clicks.clicklog import time_kind, with_integer_ids
 from clicks.columns import known_columns, milliseconds, places_of_columns
 from clicks.delimited import lines, read_columns
@@ -46,20 +45,19 @@ def separator_of(header: str) -> str | None:
     return best if n_known(best) >= 2 else None
 
 
-def layout_of(path: Path, header: str, separator: str, wanted: Sequence[str] = PREPARED_COLUMNS) -> tuple[Layout, bool]:
+def layout_of(path: Path, header: str, separator: str) -> tuple[Layout, bool]:
     """How a file is laid out, its columns named as in the prepared format; and whether its times are numbers.
 
     Raises:
-        UserError: a column that is wanted is not there, or could be either of two.
+        UserError: a column is not there, or could be either of two.
     """
     names = _names(header, separator)
-    places = places_of_columns(names, f"{path}, line 1", wanted)
+    places = places_of_columns(names, f"{path}, line 1")
     layout = Layout(_as_prepared(names, places), {}, has_header=True, separator=separator, quoted=True)
     first = next((line for number, line in enumerate(lines(path)) if number and line), "")
     values = dict(zip(layout.names, layout.split(first), strict=False))
     is_number = _is_number(values.get("Time", "0").strip('"'))
     kinds = {"SessionID": PLAIN_TEXT, "ItemID": PLAIN_TEXT, "Time": _NUMBER if is_number else _ISO}
-    kinds = {name: kind for name, kind in kinds.items() if name in places}
     return Layout(layout.names, kinds, has_header=True, separator=separator, quoted=True), is_number
 
 

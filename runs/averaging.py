@@ -37,14 +37,14 @@ def refuse_missing_epochs(run: TrainingRun, folder: RunFolder | None) -> None:
         n_here = epochs[-1] + 1 - run.first_epoch
         raise UserError(
             f"--average {len(epochs)} takes epochs of before the model grew, whose clicks were others: "
-            + (f"lower it to {n_here}" if n_here > 1 else "leave it out")
+            + (f"lower it to {n_here}" if n_here > 1 else "name --average 0")
         )
     missing = [epoch for epoch in epochs if epoch < run.progress.epoch and not _checkpoint_of(epoch, run, folder)]
     if missing and not (folder and folder.has_mean_of(epochs)):
         n_left = epochs[-1] - missing[-1]
         raise UserError(
             f"--average {len(epochs)} needs the checkpoints of epochs {epochs[0]} to {epochs[-1]}, and that of epoch "
-            f"{missing[-1]} is gone: " + (f"lower it to {n_left}" if n_left > 1 else "leave it out")
+            f"{missing[-1]} is gone: " + (f"lower it to {n_left}" if n_left > 1 else "name --average 0")
         )
 
 

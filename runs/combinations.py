@@ -42,14 +42,17 @@ def refuse_contradictions(parameters: Namespace) -> None:
     if parameters.batch_size == 1 and parameters.n_sample == 0:
         raise UserError("--batch_size 1 without --n_sample has no negatives: raise one of them")
     if parameters.average == 1 or parameters.average > parameters.n_epochs:
-        raise UserError(f"--average {parameters.average} is not from 2 to the {parameters.n_epochs} of --n_epochs")
+        raise UserError(
+            f"--average {parameters.average} is no number of epochs from 2 to --n_epochs {parameters.n_epochs}: "
+            "--average 0 averages none"
+        )
     if parameters.average and parameters.patience:
         raise UserError(
-            "--average takes the last of all epochs, which --patience may not come to: leave one of them out"
+            "--average takes the last of all epochs, which --patience may not come to: let one of them be 0"
         )
     if parameters.patience and parameters.valid_data == NO_FILE:
         raise UserError(
-            f"--patience waits for a better MRR, and --valid_data {NO_FILE} gives none: leave one of them out"
+            f"--patience waits for a better MRR, and --valid_data {NO_FILE} gives none: name a file, or --patience 0"
         )
     if parameters.patience and "mrr" not in parameters.metrics:
         raise UserError("--patience waits for a better MRR: add mrr to --metrics")

@@ -184,5 +184,7 @@ def test_epochs_of_the_run_that_it_went_on_from_count_and_missing_ones_are_told_
 
 @pytest.mark.parametrize("average_of", [1, 4])
 def test_a_number_of_epochs_that_cannot_be_is_refused(data_folder, tmp_path, average_of):
-    with pytest.raises(UserError, match=f"--average {average_of} is not from 2 to the 3 of --n_epochs"):
+    with pytest.raises(
+        UserError, match=f"--average {average_of} is no number of epochs from 2 to --n_epochs 3: --average 0"
+    ):
         run_main(data_folder, tmp_path, f"--n_epochs 3 --average {average_of}")
