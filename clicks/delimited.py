@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
@@ -42,8 +43,7 @@ def read_columns(path: Path, layout: Layout, skip_bad_lines: bool = False) -> di
         if not skip_bad_lines:
             refuse_bad_line(path, layout)
         elif next(_line_problems(path, layout), None):
-            # no Python file: Arrow's threads may outlive the interpreter
-            columns = _read(pa.BufferReader(_usable_lines(path, layout)), layout)
+            columns = _read(_in_arrows_memory(_usable_lines(path, layout)), layout)
     if columns is None:
         raise UserError(f"cannot read {path}: {error}") from error
     if any(len(column) == 0 for column in columns.values()):
@@ -62,7 +62,7 @@ def stream_columns(path: Path, layout: Layout, at_once: int | None = None) -> It
             if _is_misread(block, layout):
                 refuse_bad_line(path, layout)
             if block.strip(b"\r\n"):
-                columns = _read(pa.BufferReader(block), layout, has_header=layout.has_header and number == 0)
+                columns = _read(_in_arrows_memory(block), layout, has_header=layout.has_header and number == 0)
                 if all(map(len, columns.values())):
                     yield columns
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -100,6 +100,13 @@ def first_line(path: Path) -> str:
     for line in lines(path):
         return line
     raise UserError(f"{path} holds no clicks")
+
+
+def _in_arrows_memory(content: bytes) -> pa.BufferReader:
+    """Content for Arrow in memory of its own: its threads may outlive the interpreter, and must have nothing of it."""
+    buffer = pa.allocate_buffer(len(content))
+    np.frombuffer(buffer, dtype=np.uint8)[:] = np.frombuffer(content, dtype=np.uint8)
+    return pa.BufferReader(buffer)
 
 
 def _read(source: Path | pa.BufferReader, layout: Layout, has_header: bool | None = None) -> dict[str, Any]:
