@@ -26,6 +26,7 @@ import pyarrow.csv
 from clicks.clickfile import session_offsets
 from clicks.itemindex import ItemIndex
 from clicks.sessionfile import read_sessions
+from clicks.textkinds import is_integer, is_plain_text
 from evaluation import rows_at_once
 from runs.parameters import PARAMETERS
 from serving.itemvectors import FORMATS, write_item_vectors
@@ -105,14 +106,31 @@ def parse_items(text: str, index: ItemIndex) -> list[int | str]:
     """The ids in a list with commas between them; one that has a comma itself stands in double quotes.
 
     Raises:
-        UserError: the ids of the model are integers, and these are not.
+        UserError: there is nothing between two commas, or the ids of the model are integers, and these are not.
     """
+    refuse_broken_encoding("--items", text)
     try:
         items = next(csv.reader([text], skipinitialspace=True), [])
-        return items if index.is_text else [int(item) for item in items]
-    except (ValueError, csv.Error) as error:
+    except csv.Error:
+        items = [text]
+    if items != [text] and not all(item.strip() for item in items):
+        raise UserError(f"--items {text!r} has a comma with no item id before or behind it: leave it out")
+    if not all(map(is_plain_text if index.is_text else is_integer, items)):
         example = f"{index.ids[0]},{index.ids[-1]}"
-        raise UserError(f"--items {text!r} is not a list of item ids, such as {example}") from error
+        raise UserError(f"--items {text!r} is not a list of item ids, such as {example}")
+    return items if index.is_text else [int(item) for item in items]
+
+
+def refuse_broken_encoding(flag: str, text: str) -> None:
+    """Make sure that what a terminal handed over is text.
+
+    Raises:
+        UserError: some of its bytes are none in this terminal's encoding.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{flag} {text!r} is no text in UTF-8: type it in a terminal that has UTF-8") from error
 
 
 def make_parser() -> FlagParser:
@@ -186,6 +204,7 @@ def main() -> None:
         found = recommender.recommend(items, flags.k, flags.exclude_seen, fallback=flags.fallback)
         print_list(found, *(("clicks", 0) if by_fallback else ("score",)))
     elif flags.similar is not None:
+        refuse_broken_encoding("--similar", flags.similar)
         try:
             print_list(recommender.similar(flags.similar, flags.k), "cosine")
         except ValueError as error:

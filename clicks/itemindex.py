@@ -1,5 +1,6 @@
 """The item index: which row of the model's tables belongs to which item id."""
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -80,12 +81,21 @@ class ItemIndex:
         each = (_text_of(item) for item in (ids.tolist() if is_array else ids))  # one array would round to float64
         code, texts = pd.factorize(np.fromiter(each, dtype=object))
         if self.is_text:
-            index = self._lookup.get_indexer(texts)
+            index = self._places_of(texts)
         else:
             index = np.full(len(texts), -1)
             same = [place for place, text in enumerate(texts) if _is_plain_integer(text)]
             index[same] = self._lookup.get_indexer(np.array([int(texts[place]) for place in same], dtype=np.int64))
         return index[code].astype(np.int32)
+
+    def _places_of(self, texts: np.ndarray) -> np.ndarray:
+        try:
+            return self._lookup.get_indexer(texts)
+        except UnicodeEncodeError:  # broken encoding, which no id of a file has
+            index = np.full(len(texts), -1)
+            whole = [place for place, text in enumerate(texts) if not re.search("[\ud800-\udfff]", text)]
+            index[whole] = self._lookup.get_indexer(texts[whole])
+            return index
 
     def encode_clicks(self, clicks: Clicks) -> np.ndarray:
         """Item indices of clicks, int32; -1 where the item is not in the index."""

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from serving.ranking import Ranking, pairs
+from serving.selection import listed_ids
 
 
 class LiveSessions:
@@ -56,7 +57,7 @@ class LiveSessions:
     def clicked(self, clicked: Sequence[Iterable[int | str]]) -> None:
         if len(clicked) != len(self):
             raise ValueError(f"clicks of {len(clicked)} sessions, expected {len(self)}")
-        self._clicked = [self._ranking.known(list(ids)).tolist() for ids in clicked]
+        self._clicked = [self._ranking.known(ids, "clicked").tolist() for ids in clicked]
 
     @property
     def has_begun(self) -> np.ndarray:
@@ -64,7 +65,7 @@ class LiveSessions:
         return self._hidden.any(dim=2).any(dim=0).cpu().numpy()
 
     @torch.no_grad()
-    def click(self, ids: Sequence[int | str | None]) -> np.ndarray:
+    def click(self, ids: Iterable[int | str | None]) -> np.ndarray:
         """Go on by a click of each session.
 
         Args:
@@ -74,8 +75,9 @@ class LiveSessions:
             ``[n]`` bool, which sessions went on.
 
         Raises:
-            ValueError: there are not as many ids as sessions.
+            ValueError: there are not as many ids as sessions, or something is no id.
         """
+        ids = listed_ids(ids, "what is clicked")
         if len(ids) != len(self):
             raise ValueError(f"{len(ids)} clicks for {len(self)} sessions; give None for those that do not click")
         clicking = np.flatnonzero([item is not None for item in ids])
@@ -116,7 +118,7 @@ class LiveSessions:
         if exclude is not None:
             if len(exclude) != len(self):
                 raise ValueError(f"exclude is of {len(exclude)} sessions, expected {len(self)}")
-            known = [self._ranking.known(list(ids)) for ids in exclude]
+            known = [self._ranking.known(ids, "exclude") for ids in exclude]
             without = np.repeat(np.arange(len(self)), list(map(len, known))), np.concatenate(known)
         return self._ranking.best(self._hidden[-1], k, without, self.has_begun, fallback, self._clicked)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from clicks.itemindex import ItemIndex
 from model import GRU4Rec
-from serving.selection import Selection, mask_of
+from serving.selection import Selection, listed_ids, mask_of
 
 POPULAR = "popular"
 FALLBACKS = (POPULAR,)
@@ -34,15 +34,16 @@ class Ranking:
         """As :meth:`serving.recommender.Recommender.among`."""
         allowed = self.selection.allowed
         if candidates is not None:
-            allowed = allowed & mask_of(self.index, candidates)
+            allowed = allowed & mask_of(self.index, listed_ids(candidates, "candidates"))
         if exclude is not None:
-            allowed = allowed & ~mask_of(self.index, exclude)
+            allowed = allowed & ~mask_of(self.index, listed_ids(exclude, "exclude"))
         if not allowed.any():
             raise ValueError("no item that the model knows may be recommended")
         return Ranking(self.model, self.index, self.support, allowed, self.bonus)
 
-    def known(self, ids: Sequence[int | str]) -> np.ndarray:
-        """Item indices of those ids that the model knows, int32."""
+    def known(self, ids: Iterable[int | str], what: str) -> np.ndarray:
+        """Item indices of those ids that the model knows, int32; ``what`` and errors as in :func:`listed_ids`."""
+        ids = listed_ids(ids, what)
         known = self.index.encode(ids) if len(ids) else np.zeros(0, dtype=np.int32)
         return known[known >= 0]
 

@@ -75,7 +75,7 @@ class Recommender:
 
     def recommend(
         self,
-        items: Sequence[int | str],
+        items: Iterable[int | str],
         k: int = 20,
         exclude_seen: bool = False,
         candidates: Iterable[int | str] | None = None,
@@ -98,10 +98,10 @@ class Recommender:
 
         Raises:
             ValueError: the model knows none of the items, and there is no fallback; k is not from 1 to the number of
-                items; or no item may be recommended.
+                items; no item may be recommended; or a lone id stands where a list of them is expected.
         """
         recommender = self if candidates is None and exclude is None else self.among(candidates, exclude)
-        known = self.ranking.known(items)
+        known = self.ranking.known(items, "items")
         if len(known) == 0 and fallback is None:
             raise ValueError("the model knows none of these items")
         ids, scores = recommender.recommend_batch([known], k, exclude_seen, fallback)

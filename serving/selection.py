@@ -1,6 +1,6 @@
 """Which items may be recommended: scores of these alone, and the best of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,10 +117,32 @@ def read_ids(path: Path, index: ItemIndex) -> list[str]:
     return ids
 
 
-def mask_of(index: ItemIndex, ids: Iterable[int | str]) -> np.ndarray:
+def listed_ids(ids: Iterable[int | float | str | None], what: str) -> np.ndarray | list[int | float | str | None]:
+    """Ids from a list, a generator, an array, or whatever else has several.
+
+    Args:
+        ids: the ids.
+        what: they are, for a message.
+
+    Raises:
+        ValueError: it is a lone id, which is not taken for a list of one, or there are lists in place of ids.
+    """
+    if hasattr(ids, "tolist") and not (isinstance(ids, np.ndarray) and ids.ndim == 1):
+        ids = ids.tolist()  # a tensor's elements, or the number of an array that has no dimension
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise ValueError(f"{what} is {ids!r}, where a list of ids is expected, such as [{ids!r}]")
+    if isinstance(ids, np.ndarray) and ids.dtype != object:
+        return ids
+    ids = [each.item() if getattr(each, "ndim", None) == 0 else each for each in ids]  # of NumPy or PyTorch
+    if inner := [each for each in ids if isinstance(each, Iterable) and not isinstance(each, str)]:
+        raise ValueError(f"{what} has {inner[0]!r} in the place of an id: give a list of integers or of str")
+    return ids
+
+
+def mask_of(index: ItemIndex, ids: Sequence[int | str]) -> np.ndarray:
     """Which items are among ``ids``: ``[n_items]`` bool. Ids that the index does not have are passed over."""
     mask = np.zeros(len(index), dtype=bool)
-    if len(ids := list(ids)):
+    if len(ids):
         known = index.encode(ids)
         mask[known[known >= 0]] = True
     return mask

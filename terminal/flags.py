@@ -1,8 +1,11 @@
 """Flags of a command line: what their text may be, and a parser that reports mistakes in a sentence."""
 
 import argparse
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from terminal.errors import UserError, did_you_mean
@@ -19,11 +22,34 @@ class FlagParser(argparse.ArgumentParser):
     def __init__(self, doc: str | None = None, **options: Any):
         super().__init__(allow_abbrev=False, **{"description": doc and doc.partition("\n\n")[0]} | options)
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        self._line = _with_negative_values(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._line, namespace)
+
     def error(self, message: str) -> None:
         known = [name for action in self._actions for name in action.option_strings]
+        if "expected one argument" in message:
+            for flag, value in pairwise(self._line):
+                if f"argument {flag}:" in message and re.match("-[^-]", value) and value not in known:
+                    message = f"{flag} {value}: what begins with - is joined to its flag by =, as in {flag}={value}"
+                    raise UserError(message)
         head, _, unknown = message.partition("unrecognized arguments: ")
         hint = did_you_mean(unknown.split()[0], known) if unknown and not head else ""
         raise UserError(message + (hint or " (see --help)"))
+
+
+def _with_negative_values(line: Sequence[str]) -> list[str]:
+    """A command line whose lists of numbers that begin with a negative one are joined to their flags by =.
+
+    ``argparse`` takes -24 for a value and -24,-25 for a flag.
+    """
+    joined: list[str] = []
+    for word in line:
+        if joined and re.fullmatch("--[a-z_0-9]+", joined[-1]) and re.match("-[0-9][^,]*,", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 @dataclass(frozen=True)

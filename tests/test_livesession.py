@@ -95,6 +95,73 @@ def test_a_session_is_reminded_of_what_it_clicked_but_the_current_item():
     assert dict(few.recommend(clicked, N_ITEMS)) == pytest.approx({item: expected[item] for item in (505, 510, 520)})
 
 
+SEVERAL = {
+    "list": [503, 7, 504],
+    "tuple": (503, "504"),
+    "generator": (503, 504),
+    "whole floats": [503.0, 504.0],
+    "floats": np.array([503.0, 504.0]),
+    "small": np.array([503, 504], dtype=np.uint16),
+    "tensor": torch.tensor([503, 504]),
+    "elements": [np.int64(503), torch.tensor(504)],
+    "objects": np.array(["503", 504], dtype=object),
+    "broken": ["\udcff", 503, 504],
+}
+
+
+@pytest.mark.parametrize("ids", SEVERAL.values(), ids=SEVERAL)
+def test_whatever_has_several_ids_is_a_list_of_them(ids, request):
+    lazy = "generator" in request.node.name
+    recommender = make_recommender()
+
+    def given():
+        return (item for item in ids) if lazy else ids
+
+    expected = recommender.recommend([503, 504])
+    assert recommender.recommend(given()) == expected
+    assert dict(recommender.recommend([509], candidates=given())).keys() == {503, 504}
+    assert not dict(recommender.recommend([509], 30, exclude=given())).keys() & {503, 504}
+    session = recommender.session(clicked=given())
+    assert session.clicked == [503, 504]
+    session.click(509)
+    assert len(session.recommend(30, exclude=given())) == 28
+    sessions = recommender.sessions(len(list(given())))
+    assert sessions.click(given()).sum() == 2
+    session = recommender.session()
+    for item in ids:
+        session.click(item)
+    assert session.recommend() == expected
+    texts = make_recommender(TEXTS)
+    assert texts.recommend(["\udcff", "item 3"]) == texts.recommend(["item 3"])
+
+
+@pytest.mark.parametrize("lone", ["503", 503, 503.0, np.int64(503), np.array(503), torch.tensor(503), b"503", None])
+def test_a_lone_id_is_not_taken_for_a_list(lone):
+    recommender = make_recommender()
+    session = recommender.session()
+    session.click(504)
+    refusals = [
+        ("items", lambda: recommender.recommend(lone)),
+        ("exclude", lambda: session.recommend(5, exclude=lone)),
+        ("exclude", lambda: recommender.sessions(1).recommend(5, exclude=[lone])),
+        ("clicked", lambda: recommender.session(clicked=lone)),
+        ("what is clicked", lambda: recommender.sessions(3).click(lone)),
+    ]
+    if lone is not None:
+        refusals += [
+            ("candidates", lambda: recommender.recommend([503], candidates=lone)),
+            ("exclude", lambda: recommender.among(exclude=lone)),
+        ]
+    for what, refused in refusals:
+        with pytest.raises(ValueError, match=f"^{what} is .* where a list of ids is expected"):
+            refused()
+    for lists in ([[503]], np.array([[503]]), [b"503"], [("503",)]):
+        with pytest.raises(ValueError, match="in the place of an id"):
+            recommender.recommend(lists)
+    with pytest.raises(ValueError, match="in the place of an id"):
+        session.click([503])
+
+
 def test_what_does_not_fit_is_refused():
     recommender = make_recommender()
     sessions = recommender.sessions(3)

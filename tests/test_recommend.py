@@ -209,6 +209,41 @@ def check_what_restricts_and_what_else_there_is(run, rows):
             run(*arguments)
 
 
+@pytest.mark.parametrize(
+    ("text", "numbers", "texts"),
+    [
+        ("-24,-25", [-24, -25], ["-24", "-25"]),
+        ("-24", [-24], ["-24"]),
+        (" 7, 8", [7, 8], None),
+        ('"a,b",-c', "not a list of item ids, such as 1000,1029", ["a,b", "-c"]),
+        ("1,,2", "has a comma with no item id", "has a comma with no item id"),
+        ("1, ", "has a comma with no item id", "has a comma with no item id"),
+        ("1_0", "not a list of item ids", ["1_0"]),
+        ("1\t,2", [1, 2], "not a list of item ids"),
+        ("a\udcff,1", "no text in UTF-8: type it", "no text in UTF-8: type it"),
+    ],
+)
+def test_items_of_a_command_line(text, numbers, texts):
+    flags = recommend.make_parser().parse_args(["--load_model", "x", "--items", text])
+    for index, expected in ((ItemIndex(IDS), numbers), (ItemIndex(np.array(["a", "b"], dtype=object)), texts)):
+        if isinstance(expected, list):
+            assert recommend.parse_items(flags.items, index) == expected
+        elif expected:
+            with pytest.raises(UserError, match=expected) as caught:
+                recommend.parse_items(flags.items, index)
+            assert str(caught.value).isprintable()
+
+
+def test_a_value_that_looks_like_a_flag_is_explained():
+    with pytest.raises(
+        UserError, match="--items -x,1: what begins with - is joined to its flag by =, as in --items=-x"
+    ):
+        recommend.make_parser().parse_args(["--load_model", "x", "--items", "-x,1"])
+    for line in (["--items", "--k", "3"], ["--items"]):
+        with pytest.raises(UserError, match="--items: expected one argument"):
+            recommend.make_parser().parse_args(["--load_model", "x", *line])
+
+
 def test_the_documented_lines_of_python_run(recommender, tmp_path):
     """Importing the module from elsewhere needs nothing but its folder on the path."""
     program = (
