@@ -19,7 +19,16 @@ import pyarrow.compute as pc
 
 from clicks.clickfile import Clicks
 from clicks.delimited import first_line, read_columns, stream_columns
-from clicks.textkinds import MILLISECONDS, TEXT_OR_NOTHING, ColumnKind, Layout, Text, numeric_time, text_of
+from clicks.textkinds import (
+    MILLISECONDS,
+    TEXT_OR_NOTHING,
+    ColumnKind,
+    Layout,
+    Text,
+    numeric_time,
+    text_of,
+    why_not_utf8,
+)
 from terminal.errors import UserError, did_you_mean, listed, warn
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -269,6 +278,8 @@ def _layout(path: Path, log: LogFormat) -> tuple[list[str], Layout]:
     layout = Layout((), {}, has_header=True, separator=log.separator, quoted=True)
     try:
         names = [layout.value(name) for name in layout.split(first_line(path))]
+        if why := next(filter(None, map(why_not_utf8, names)), None):
+            raise ValueError(f"a column's name is {why}")
     except ValueError as error:
         raise UserError(f"{path}, line 1: {error}") from error
     columns_of_time = [log.time] if log.time in names else log.time.split("+")

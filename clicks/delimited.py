@@ -17,7 +17,7 @@ import pyarrow.compute
 import pyarrow.csv
 
 from clicks.opening import arrow_stream, open_bytes
-from clicks.textkinds import Layout, excerpt
+from clicks.textkinds import Layout, excerpt, why_not_utf8
 from terminal.errors import UserError, warn
 
 LONGEST_LINE = 2**20  # bytes; Arrow's limit, too, wherever in the file a line stands
@@ -242,8 +242,7 @@ def _line_problem(line: str, layout: Layout) -> str | None:
             return str(error)
         kind = layout.kinds.get(name)
         if kind and not kind.fits(value):
-            if re.search("[\udc80-\udcff]", value):
-                latin1 = value.encode("utf-8", "surrogateescape").decode("latin-1")
-                return f"{name} is no text in UTF-8 ({excerpt(latin1)} in Latin-1: iconv -f latin1 -t utf-8 FILE)"
+            if why := why_not_utf8(value):
+                return f"{name} is {why}"
             return f"{name} is {excerpt(value)}, expected {kind.expected}{kind.remark(value)}"
     return None

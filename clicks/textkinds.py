@@ -65,6 +65,14 @@ def is_plain_text(text: str) -> bool:
     return bool(text) and not re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", text)
 
 
+def why_not_utf8(text: str) -> str | None:
+    """What a text with broken encoding is, in words, and what to do; None if its encoding is whole."""
+    if not re.search("[\udc80-\udcff]", text):
+        return None
+    latin1 = text.encode("utf-8", "surrogateescape").decode("latin-1")
+    return f"no text in UTF-8 ({excerpt(latin1)} in Latin-1: iconv -f latin1 -t utf-8 FILE)"
+
+
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     """A column of numbers as an array that may be written to."""
     array = column.to_numpy()

@@ -388,6 +388,13 @@ def test_what_does_not_fit_is_named(tmp_path, change, text, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_a_header_in_latin1_is_said_to_be(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_bytes("session\u00e9,when,what\n1,2019-10-01,5\n".encode("latin-1"))
+    with pytest.raises(UserError, match="line 1: a column's name is no text in UTF-8 .'sessioné' in Latin-1: iconv"):
+        read_log([path], LogFormat("session", "when", "what", "iso"))
+
+
 def test_broken_encoding_is_named_and_skipped(tmp_path, capsys):
     path = tmp_path / "log.csv"
     path.write_bytes(
