@@ -13,7 +13,6 @@ from clicks.columns import milliseconds, places_of_columns
 from clicks.textkinds import to_nonempty_text, to_numpy
 from terminal.errors import UserError
 
-MAGIC = b"PAR1"
 _TEXT = pa.dictionary(pa.int32(), pa.large_string())
 
 

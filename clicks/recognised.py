@@ -11,7 +11,8 @@ import pandas as pd
 
 from clicks.clickfile import PREPARED_COLUMNS, Clicks, read_clicks, session_offsets
 from clicks.delimited import first_line
-from clicks.parquetfile import MAGIC, read_parquet
+from clicks.opening import PARQUET, kind_of
+from clicks.parquetfile import read_parquet
 from clicks.sequences import read_sequences, separator_of_sequences
 from clicks.table import read_table, separator_of
 from clicks.textkinds import excerpt
@@ -24,7 +25,7 @@ def read_prepared_clicks(path: Path) -> Clicks:
     Raises:
         UserError: the file is missing, empty, of no form that is known, or a line of it is no click.
     """
-    if is_parquet(path):
+    if kind_of(path) == PARQUET:
         return _said(path, *read_parquet(path))
     header = first_line(path)
     if is_own_format(header):
@@ -34,19 +35,6 @@ def read_prepared_clicks(path: Path) -> Clicks:
     if separator := separator_of_sequences(path):
         return _said(path, *read_sequences(path, separator))
     raise unclear(path, header)
-
-
-def is_parquet(path: Path) -> bool:
-    """Whether a file begins as Parquet files do.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def is_own_format(header: str) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 
 from clicks.clickfile import Clicks, columns_to_check, read_clicks, session_offsets, stream_sessions
 from clicks.delimited import first_line, lines, stream_columns
-from clicks.recognised import is_own_format, is_parquet, read_prepared_clicks
+from clicks.opening import PARQUET, kind_of
+from clicks.recognised import is_own_format, read_prepared_clicks
 from clicks.textkinds import Text
 from terminal.errors import UserError
 
@@ -29,7 +30,7 @@ def read_sessions(path: Path, text_items: bool = False) -> Iterator[tuple[np.nda
     Raises:
         UserError: the file is unusable, or a session comes back and no times say how its clicks follow each other.
     """
-    if is_parquet(path) or not is_own_format(first_line(path)):
+    if kind_of(path) == PARQUET or not is_own_format(first_line(path)):
         yield _by_session(read_prepared_clicks(path))
         return
     disorder = _first_disorder(path)
