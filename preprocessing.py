@@ -24,14 +24,16 @@ import numpy as np
 import pandas as pd
 
 from clicks.clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets
-from clicks.clicklog import UNITS, LogFormat, other_unit, read_events
+from clicks.clicklog import read_events
 from clicks.datasets import PUBLISHED, YOOCHOOSE, equals_published, find_files
 from clicks.doubts import doubt_the_last_days, doubts_about_files, doubts_about_sessions, doubts_about_users
 from clicks.flags import dataset_table, log_format, make_parser, parse_flags, protocol_of
-from clicks.opening import kind_of
+from clicks.logformat import LogFormat
+from clicks.opening import PARQUET, kind_of
 from clicks.prepared import DATA_FOLDER, TEST, TRAIN_FULL, TRAIN_ONLY, VALID, Record, Size, size_of, write_prepared
 from clicks.protocol import LATEST, OWN, PAPER, Protocol
 from clicks.sessions import Handling, sessions_of
+from clicks.times import UNITS, other_unit
 from terminal.atomicfile import make_folder
 from terminal.errors import warn
 from terminal.memory import give_back_freed_memory
@@ -249,7 +251,16 @@ def _looks_like(clicks: Clicks, time_format: str) -> str:
 
 
 def read_raw_sessions(paths: list[Path], flags: Namespace) -> Clicks:
-    """The clicks of files in YooChoose's format."""
+    """The clicks of files in YooChoose's format.
+
+    Raises:
+        UserError: a file is unusable.
+    """
+    for path in paths:
+        if kind_of(path) == PARQUET:
+            raise UserError(
+                f"{path} is a Parquet file: say with --columns SESSION,TIME,ITEM and --time_format where it has what"
+            )
     parts = [read_raw_clicks(path, bool(flags.skip_bad_lines)) for path in paths]
     if flags.drop_by_line:
         parts = [replace(part, line=np.arange(len(part), dtype=np.int32)) for part in parts]

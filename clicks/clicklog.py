@@ -1,17 +1,15 @@
-"""Click logs of any shop: text with a header, a line per event, its columns and its format of time named by the user.
+"""Click logs of any shop as text with a header, Parquet or JSON lines, their columns and times named by the user.
 
-An id is its text, kept as it is. Where all ids of a column are plain integers (no leading zeros, at most 64 bits) they
-are held as such; one that is not makes the column text. Lines without an item or without a session are no clicks: they
-are left out and counted, as are those that a filter does not keep. A log that has users in place of sessions is cut
-into sessions where a user pauses.
+An id is its text, kept as it is, see :mod:`clicks.integerids`. Lines without an item or without a session are no
+clicks: they are left out and counted, as are those that a filter does not keep. A log that has users in place of
+sessions is cut into sessions where a user pauses.
 """
 
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,139 +17,17 @@ import pyarrow.compute as pc
 
 from clicks.clickfile import Clicks
 from clicks.delimited import first_line, read_columns, stream_columns
-from clicks.textkinds import (
-    MILLISECONDS,
-    TEXT_OR_NOTHING,
-    ColumnKind,
-    Layout,
-    Text,
-    numeric_time,
-    text_of,
-    why_not_utf8,
-)
-from terminal.errors import UserError, did_you_mean, listed, warn
+from clicks.integerids import with_integer_ids
+from clicks.jsonlines import is_json, json_blocks
+from clicks.logformat import LogFormat
+from clicks.opening import PARQUET, kind_of
+from clicks.parquetlog import parquet_blocks
+from clicks.textkinds import Layout, Text, why_not_utf8
+from terminal.errors import UserError, listed, warn
 
-EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-MILLISECOND = timedelta(milliseconds=1)
-ISO = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})(?:[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]{1,9}))?)?"
-    r" ?(?:Z|UTC|([+-])([01][0-9]|2[0-3])(?::?([0-5][0-9]))?)?)?"
-)
-COMPACT = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})T([0-9]{2})([0-9]{2})([0-9]{2})(?=[^0-9]|$)")  # 20240301T100000Z
-UNITS = {"seconds": 1.0, "milliseconds": 1e-3, "microseconds": 1e-6, "nanoseconds": 1e-9}
-DIFFERENCE = numeric_time(MILLISECONDS, "a number of milliseconds")
-PARSED_AT_ONCE = 2**16
 AT_ONCE = 2**20
 STREAMED_AT_ONCE = 2**25  # bytes: an id that comes often is told once in each
-NULLS = ("", "NA", "NULL", "null", "NaN", "nan", "None", r"\N")  # what stands for no id
 NO_CLICK = -1  # in the place of an item; as an index it is the last place, and text is numbered from 0
-
-
-def from_iso(text: str) -> int:
-    """Milliseconds since the epoch of a date or a time in ISO 8601, in UTC where it names no offset.
-
-    The clock may follow after T or a space; seconds and their fraction may be missing; Z, UTC, or an offset may follow.
-    ``20191001T235959Z`` is one, too.
-
-    Raises:
-        ValueError: it is none.
-    """
-    match = ISO.fullmatch(COMPACT.sub(r"\1-\2-\3T\4:\5:\6", text, 1) if text[4:5] != "-" else text)
-    if match is None:
-        raise ValueError(text)
-    *clock, fraction, sign, hours, minutes = match.groups()
-    time = datetime(*(int(part or 0) for part in clock), tzinfo=timezone.utc)
-    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
-    return (time - EPOCH + (offset if sign == "-" else -offset)) // MILLISECOND + int(
-        (fraction or "")[:3].ljust(3, "0")
-    )
-
-
-def from_pattern(text: str, pattern: str) -> int:
-    """Milliseconds since the epoch of a time by a pattern of ``strptime``, in UTC where the pattern has no offset.
-
-    Raises:
-        ValueError: it does not fit the pattern, or its zone has another name than UTC or GMT.
-    """
-    time = datetime.strptime(text, pattern)
-    if "%Z" in pattern and not re.search("UTC|GMT", text, re.IGNORECASE):
-        raise ValueError(text)  # Python knows such names of this machine's zone and leaves the offset out
-    return ((time if time.tzinfo else time.replace(tzinfo=timezone.utc)) - EPOCH) // MILLISECOND
-
-
-def time_kind(time_format: str) -> ColumnKind:
-    """What a column of times in a format holds: one of ``UNITS``, ``iso``, or a pattern of ``strptime``.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    if time_format in UNITS:
-        return replace(numeric_time(UNITS[time_format], f"{time_format} since the epoch"), remark=other_unit)
-    if time_format == "iso":
-        return _parsed_time("a date or time such as 2019-10-01 or 2019-10-01 23:59:59 UTC", from_iso)
-    try:
-        some_time = datetime(2019, 10, 31, 23, 59, 58, tzinfo=timezone.utc)
-        same_day = datetime.strptime(some_time.strftime(time_format), time_format).date() == some_time.date()
-    except (ValueError, re.error) as error:
-        raise ValueError(f"{time_format!r} is not a pattern that Python's strptime knows: {error}") from error
-    if not same_day:
-        raise ValueError(
-            f"{time_format!r} is not one of {', '.join(UNITS)}, iso, or a pattern with a date such as "
-            "'%Y-%m-%d %H:%M:%S'"
-        )
-    return _parsed_time(f"a time by {time_format}", lambda text: from_pattern(text, time_format))
-
-
-def other_unit(text: str) -> str:
-    """The unit in which a number is a time between 1990 and 2100, as a remark; nothing if there is none."""
-    if re.fullmatch("[0-9]{9,20}", text):
-        for unit, seconds in UNITS.items():
-            if 631_152_000 <= int(text) * seconds < 4_102_444_800:
-                return f" (these look like {unit}: --time_format {unit})"
-    return ""
-
-
-def _parsed_time(expected: str, parse: Callable[[str], int]) -> ColumnKind:
-    def fits(text: str) -> bool:
-        try:
-            parse(text)
-        except ValueError:
-            return False
-        return True
-
-    def convert(column: Text) -> np.ndarray:
-        times = np.empty(len(column.values), dtype=np.int64)
-        for first in range(0, len(times), PARSED_AT_ONCE):
-            part = slice(first, first + PARSED_AT_ONCE)
-            times[part] = [parse(text) for text in column.values[part].to_pylist()]
-        return times[column.codes]
-
-    return text_of(expected, fits, convert)
-
-
-@dataclass(frozen=True)
-class LogFormat:
-    """Where a click log has what.
-
-    Attributes:
-        session: name of the column of sessions, or of users.
-        time: that of times; or ``DATES+MILLISECONDS``, where a second column has milliseconds to add to the first.
-        item: that of items.
-        time_format: of times, see :func:`time_kind`.
-        separator: between columns, a single ASCII character.
-        keep: by column, the values of the lines to keep.
-        first_date: milliseconds are added to the earliest date of the click's session, not to that of its line.
-        nulls: what stands for no session and no item, beside nothing at all.
-    """
-
-    session: str
-    time: str
-    item: str
-    time_format: str
-    separator: str = ","
-    keep: dict[str, list[str]] = field(default_factory=dict)
-    first_date: bool = False
-    nulls: Sequence[str] = NULLS
 
 
 @dataclass
@@ -167,7 +43,7 @@ class Counts:
     clicks: int = 0
     nulls: Counter = field(default_factory=Counter)
 
-    def without(self, log: "LogFormat") -> dict[str, int]:
+    def without(self, log: LogFormat) -> dict[str, int]:
         """How many lines were left out for what they lack, in words that a number of lines goes before."""
         named = ", ".join(sorted(filter(None, self.nulls)))
         return {f"without {log.session}": self.without_session, f"without {log.item}": self.without_item} | (
@@ -238,12 +114,13 @@ def read_events(
 
 
 def _read_file(path: Path, log: LogFormat, skip_bad_lines: bool, all_lines: bool, counts: Counts) -> list[_Part]:
-    columns_of_time, layout = _layout(path, log)
+    columns_of_time, blocks = _blocks(path, log, skip_bad_lines)
     values_of = {name: Counter() for name in log.keep}
     parts, n_lines = [], 0
-    streamed = stream_columns(path, layout, STREAMED_AT_ONCE)
-    for columns in [read_columns(path, layout, True)] if skip_bad_lines else streamed:
+    for columns in blocks:
         session, item = columns[log.session], columns[log.item]
+        if len(session) == 0:
+            continue
         n_lines += len(session)
         kept = np.ones(len(session), dtype=np.bool_)
         for name, values in log.keep.items():
@@ -269,41 +146,29 @@ def _read_file(path: Path, log: LogFormat, skip_bad_lines: bool, all_lines: bool
     return parts
 
 
-def _layout(path: Path, log: LogFormat) -> tuple[list[str], Layout]:
-    """Which columns make the time, and how the file is laid out.
+def _blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    """The columns that make the time, and blocks of all that are to be read, in whatever form the file is.
 
     Raises:
-        UserError: the file lacks a column, or one is asked for twice.
+        UserError: as :func:`read_log`.
     """
+    if kind_of(path) == PARQUET:
+        return parquet_blocks(path, log, skip_bad_lines)
+    first = first_line(path)
+    if is_json(path, first):
+        return json_blocks(path, log, skip_bad_lines)
     layout = Layout((), {}, has_header=True, separator=log.separator, quoted=True)
     try:
-        names = [layout.value(name) for name in layout.split(first_line(path))]
+        names = [layout.value(name) for name in layout.split(first)]
         if why := next(filter(None, map(why_not_utf8, names)), None):
             raise ValueError(f"a column's name is {why}")
     except ValueError as error:
         raise UserError(f"{path}, line 1: {error}") from error
-    columns_of_time = [log.time] if log.time in names else log.time.split("+")
-    if len(columns_of_time) > 2:
-        raise UserError(f"{log.time} is more than two columns: expected a column of times, or DATES+MILLISECONDS")
-    named = [log.session, log.item, *columns_of_time]
-    if twice := [name for name in named if named.count(name) > 1]:
-        raise UserError(f"--columns names {twice[0]!r} twice")
-    if times := [name for name in log.keep if name in columns_of_time]:
-        raise UserError(f"--keep {times[0]} filters by the column of times, which cannot be")
-    kinds = dict.fromkeys((log.session, log.item, *log.keep), TEXT_OR_NOTHING)
-    kinds |= dict(zip(columns_of_time, (time_kind(log.time_format), DIFFERENCE), strict=False))
-    for name in kinds:
-        if names.count(name) != 1:
-            raise UserError(f"{path}, line 1: {_why_not_a_column(name, names, log.separator)}")
-    return columns_of_time, replace(layout, names=names, kinds=kinds)
-
-
-def _why_not_a_column(name: str, names: list[str], separator: str) -> str:
-    """Why a name does not name a column."""
-    if name in names:
-        return f"there are {names.count(name)} columns {name!r}"
-    hint = f" (is --sep {separator!r} right?)" if len(names) == 1 else did_you_mean(name, names)
-    return f"there is no column {name!r}{hint}; there are {listed(names)}"
+    of_time, kinds = log.columns_among(names, f"{path}, line 1")
+    layout = replace(layout, names=names, kinds=kinds)
+    if skip_bad_lines:
+        return of_time, iter([read_columns(path, layout, skip_bad_lines)])
+    return of_time, stream_columns(path, layout, STREAMED_AT_ONCE)
 
 
 def _has_one_of(column: Text, values: list[str], values_of_lines: Counter) -> np.ndarray:
@@ -352,34 +217,6 @@ def _one_numbering(parts: list[Text]) -> tuple[np.ndarray, pa.LargeStringArray]:
             codes[part] = numbers[codes[part]]
         names = names.filter(pa.array(occurs[:NO_CLICK]))
     return codes, names
-
-
-def with_integer_ids(clicks: Clicks) -> Clicks:
-    """Clicks with integers in place of text that they can stand for, see the top of this file."""
-    session, session_names = _as_integers(clicks.session, clicks.session_names)
-    item, item_names = _as_integers(clicks.item, clicks.item_names)
-    return replace(clicks, session=session, item=item, session_names=session_names, item_names=item_names)
-
-
-def _as_integers(
-    numbers: np.ndarray, names: pa.LargeStringArray | None
-) -> tuple[np.ndarray, pa.LargeStringArray | None]:
-    integers = None if names is None else integers_of(names)
-    return (numbers, names) if integers is None else (integers[numbers], None)
-
-
-def integers_of(names: pa.Array) -> np.ndarray | None:
-    """Ids as int64, or int32 if that is enough, where that keeps every one of them as it is."""
-    if pa.types.is_integer(names.type):
-        return names.to_numpy()
-    if not pc.all(pc.match_substring_regex(names, r"^(0|-?[1-9][0-9]{0,18})$")).as_py():
-        return None
-    try:
-        integers = names.cast(pa.int64()).to_numpy()
-    except pa.ArrowInvalid:  # beyond 64 bits
-        return None
-    small = np.abs(integers.astype(np.float64)).max(initial=0) < 2**31
-    return integers.astype(np.int32) if small else integers
 
 
 def sessions_of_users(clicks: Clicks, gap: int) -> Clicks:

@@ -17,7 +17,7 @@ import pyarrow.compute
 import pyarrow.csv
 
 from clicks.opening import arrow_stream, open_bytes
-from clicks.textkinds import Layout, excerpt, why_not_utf8
+from clicks.textkinds import Layout, excerpt, why_unfit
 from terminal.errors import UserError, warn
 
 LONGEST_LINE = 2**20  # bytes; Arrow's limit, too, wherever in the file a line stands
@@ -43,7 +43,7 @@ def read_columns(path: Path, layout: Layout, skip_bad_lines: bool = False) -> di
         if not skip_bad_lines:
             refuse_bad_line(path, layout)
         elif next(_line_problems(path, layout), None):
-            columns = _read(_in_arrows_memory(_usable_lines(path, layout)), layout)
+            columns = _read(in_arrows_memory(_usable_lines(path, layout)), layout)
     if columns is None:
         raise UserError(f"cannot read {path}: {error}") from error
     if any(len(column) == 0 for column in columns.values()):
@@ -62,7 +62,7 @@ def stream_columns(path: Path, layout: Layout, at_once: int | None = None) -> It
             if _is_misread(block, layout):
                 refuse_bad_line(path, layout)
             if block.strip(b"\r\n"):
-                columns = _read(_in_arrows_memory(block), layout, has_header=layout.has_header and number == 0)
+                columns = _read(in_arrows_memory(block), layout, has_header=layout.has_header and number == 0)
                 if all(map(len, columns.values())):
                     yield columns
     except (pa.ArrowException, ValueError, OSError) as error:
@@ -102,7 +102,7 @@ def first_line(path: Path) -> str:
     raise UserError(f"{path} holds no clicks")
 
 
-def _in_arrows_memory(content: bytes) -> pa.BufferReader:
+def in_arrows_memory(content: bytes) -> pa.BufferReader:
     """Content for Arrow in memory of its own: its threads may outlive the interpreter, and must have nothing of it."""
     buffer = pa.allocate_buffer(len(content))
     np.frombuffer(buffer, dtype=np.uint8)[:] = np.frombuffer(content, dtype=np.uint8)
@@ -240,9 +240,6 @@ def _line_problem(line: str, layout: Layout) -> str | None:
             value = layout.value(quoted)
         except ValueError as error:
             return str(error)
-        kind = layout.kinds.get(name)
-        if kind and not kind.fits(value):
-            if why := why_not_utf8(value):
-                return f"{name} is {why}"
-            return f"{name} is {excerpt(value)}, expected {kind.expected}{kind.remark(value)}"
+        if name in layout.kinds and (problem := why_unfit(name, value, layout.kinds[name])):
+            return problem
     return None

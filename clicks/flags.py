@@ -5,11 +5,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from clicks.clicklog import NULLS, UNITS, LogFormat, from_iso, time_kind
 from clicks.datasets import DATASETS, YOOCHOOSE, are_its_files, is_usual_name
+from clicks.logformat import NULLS, LogFormat
 from clicks.prepared import DATA_FOLDER
 from clicks.protocol import ENDS, LATEST, MANNERS, OWN, UNKNOWN_ITEMS, Protocol
 from clicks.sessions import ORDERS
+from clicks.times import UNITS, from_iso, time_kind
 from terminal.errors import UserError, did_you_mean
 from terminal.flags import SWITCH, FlagParser, Kind, whole_number
 

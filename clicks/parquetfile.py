@@ -8,9 +8,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clicks.clickfile import Clicks
-from clicks.clicklog import time_kind, with_integer_ids
 from clicks.columns import milliseconds, places_of_columns
+from clicks.integerids import with_integer_ids
 from clicks.textkinds import to_nonempty_text, to_numpy
+from clicks.times import time_kind
 from terminal.errors import UserError
 
 _TEXT = pa.dictionary(pa.int32(), pa.large_string())
@@ -28,7 +29,7 @@ def read_parquet(path: Path) -> tuple[Clicks, str]:
         places = places_of_columns(names, str(path))
         table = file.read(columns=[names[place] for place in places.values()])
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"cannot read {path}: it is a Parquet file that is damaged or of an uncommon kind") from error
+        raise damaged(path) from error
     columns = {column: table[names[place]] for column, place in places.items()}
     if table.num_rows == 0:
         raise UserError(f"{path} holds no clicks")
@@ -61,9 +62,8 @@ def _times(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, str]:
     """Times in milliseconds, and in words how they are written."""
     kind = column.type
     try:
-        if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
-            zone = kind.tz if pa.types.is_timestamp(kind) else None
-            return to_numpy(column.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64())), "Parquet's own type"
+        if is_own_time(kind):
+            return to_numpy(own_times(column)), "Parquet's own type"
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             times = to_numpy(column.cast(pa.float64()))
             if not np.isfinite(times).all():
@@ -77,3 +77,18 @@ def _times(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, str]:
             f"{where}: some are no times: expected numbers, dates, or text such as 2019-10-01T23:59:59Z"
         ) from error
     raise UserError(f"{where} is a column of {kind}: expected numbers, dates, or text such as 2019-10-01T23:59:59Z")
+
+
+def is_own_time(kind: pa.DataType) -> bool:
+    """Whether a column of a type has times that Parquet knows to be times."""
+    return pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+
+
+def own_times(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Such times as milliseconds since the epoch, int64; in UTC where they have no zone."""
+    zone = column.type.tz if pa.types.is_timestamp(column.type) else None
+    return column.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64())
+
+
+def damaged(path: Path) -> UserError:
+    return UserError(f"cannot read {path}: it is a Parquet file that is damaged or of an uncommon kind")

@@ -14,8 +14,8 @@ import pandas as pd
 import pyarrow as pa
 
 from clicks.clickfile import Clicks
-from clicks.clicklog import with_integer_ids
 from clicks.delimited import LONGEST_LINE, lines
+from clicks.integerids import with_integer_ids
 from clicks.textkinds import excerpt, is_plain_text
 from terminal.errors import UserError
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clicks.clickfile import Clicks
-from clicks.clicklog import AT_ONCE, NO_CLICK, integers_of, sessions_of_users, with_integer_ids
+from clicks.clicklog import AT_ONCE, NO_CLICK, sessions_of_users
+from clicks.integerids import integers_of, with_integer_ids
 
 MINUTE = 60_000  # milliseconds
 BY_LINE, BY_ID, BY_APPEARANCE = ORDERS = ("log", "id", "appearance")

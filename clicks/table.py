@@ -11,10 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from clicks.clickfile import Clicks
-from clicks.clicklog import time_kind, with_integer_ids
 from clicks.columns import known_columns, milliseconds, places_of_columns
 from clicks.delimited import lines, read_columns
+from clicks.integerids import with_integer_ids
 from clicks.textkinds import PLAIN_TEXT, ColumnKind, Layout, to_numpy
+from clicks.times import time_kind
 
 SEPARATORS = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
 

@@ -73,10 +73,27 @@ def why_not_utf8(text: str) -> str | None:
     return f"no text in UTF-8 ({excerpt(latin1)} in Latin-1: iconv -f latin1 -t utf-8 FILE)"
 
 
+def why_unfit(name: str, value: str, kind: ColumnKind) -> str | None:
+    """What is wrong with a column's value, in words, or None."""
+    if kind.fits(value):
+        return None
+    if why := why_not_utf8(value):
+        return f"{name} is {why}"
+    return f"{name} is {excerpt(value)}, expected {kind.expected}{kind.remark(value)}"
+
+
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     """A column of numbers as an array that may be written to."""
     array = column.to_numpy()
     return array if array.flags.writeable else array.copy()
+
+
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece."""
+    array = column.combine_chunks()
+    return (
+        array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    )  # as old versions of Arrow leave a single one
 
 
 def to_text(column: pa.ChunkedArray) -> Text:
@@ -85,9 +102,7 @@ def to_text(column: pa.ChunkedArray) -> Text:
     Raises:
         ValueError: a value has control characters, such as a line end in quotes.
     """
-    array = column.unify_dictionaries().combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # as old versions of Arrow leave a single chunk
-        array = array.chunk(0)
+    array = one_chunk(column.unify_dictionaries())
     text = Text(array.indices.to_numpy(), array.dictionary)
     if pa.compute.any(pa.compute.match_substring_regex(text.values, r"[\x00-\x1f\x7f]")).as_py():
         raise ValueError("control characters")

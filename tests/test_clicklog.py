@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import json
 import random
 import re
 import time
@@ -20,9 +21,11 @@ from hypothesis import strategies as st
 import preprocessing
 import reproduce
 from clicks.clickfile import Clicks, read_clicks, write_click_files
-from clicks.clicklog import LogFormat, from_iso, from_pattern, read_log, sessions_of_users, time_kind
+from clicks.clicklog import read_log, sessions_of_users
+from clicks.logformat import LogFormat
 from clicks.synthetic import synthetic_clicks
 from clicks.textkinds import Layout
+from clicks.times import from_iso, from_pattern, time_kind
 from main import evaluate_checkpoint
 from preprocessing import TEST, TRAIN_FULL
 from recommend import Recommender, recommend_for_file
@@ -83,6 +86,13 @@ def write_shops(folder: Path) -> list[tuple[int, int, int]]:
             logs["2019-Oct.csv"].append(f"{clock},view,{item},{rest},{session},")
             page = f"{a_hash(session)},pageview,,,{time_},{a_hash(item)}"
             logs["browsing_train.csv"].append(page)
+    of_session: dict[int, list[dict]] = {}
+    for session, item, time_ in rows:
+        events = of_session.setdefault(session, [])
+        events.append({"aid": item, "ts": time_, "type": "clicks"})
+        if rng.random() < 0.2:
+            events.append({"aid": item, "ts": time_ + 1, "type": "carts"})
+    logs["train.jsonl"] = [json.dumps({"session": s, "events": e}) for s, e in of_session.items()]
     for name, lines in logs.items():
         (folder / name).write_text("\n".join(lines) + "\n")
     return rows
@@ -95,6 +105,7 @@ def write_shops(folder: Path) -> list[tuple[int, int, int]]:
         ("Diginetica", int, int, None),
         ("REES46", a_uuid, int, lambda time: time // 1000 * 1000),
         ("Coveo", a_hash, a_hash, int),
+        ("OTTO", int, int, int),
     ],
 )
 def test_shops_from_the_log_to_recommendations(shop, session_of, item_of, time_of, tmp_path, monkeypatch, capsys):
@@ -126,6 +137,9 @@ def test_shops_from_the_log_to_recommendations(shop, session_of, item_of, time_o
             (s, i, first_time[s] // preprocessing.DAY * preprocessing.DAY + t - first_time[s]) for s, i, t in rows
         ]
     else:
+        place = {session: place for place, session in enumerate(dict.fromkeys(s for s, _, _ in rows))}
+        if shop == "OTTO":  # which has a session a line
+            rows.sort(key=lambda row: place[row[0]])
         assert got == [(session_of(s), item_of(i), time_of(t)) for s, i, t in rows]
 
     preprocessing.main([*RECIPES[shop].replace('";"', ";").split(), "--data_folder", "data"])
@@ -151,7 +165,7 @@ def test_shops_from_the_log_to_recommendations(shop, session_of, item_of, time_o
     test = read_clicks(Path("data") / TEST)
     assert len(table) == 2 * len(np.unique(test.session))
     assert set(table["ItemID"].to_pylist()) <= ids
-    if session_of and shop != "Diginetica":
+    if session_of in (a_hash, a_uuid):
         assert set(table["SessionID"].to_pylist()) == set(test.session_names.to_pylist())
 
 

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clicks.clickfile import read_clicks, read_raw_clicks, write_click_files
-from clicks.clicklog import LogFormat, read_log
+from clicks.clicklog import read_log
+from clicks.logformat import LogFormat
 from clicks.synthetic import synthetic_clicks
 from comparison.ranksfile import RankedClicks, read_ranks, write_ranks
 from preprocessing import TRAIN_ONLY, VALID, split

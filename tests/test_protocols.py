@@ -16,8 +16,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from clicks.clickfile import Clicks, read_clicks, session_offsets
-from clicks.clicklog import LogFormat, read_events
+from clicks.clicklog import read_events
 from clicks.datasets import DATASETS
+from clicks.logformat import LogFormat
 from clicks.prepared import TEST, TRAIN_FULL, TRAIN_ONLY, VALID, read_record
 from clicks.protocol import Protocol
 from clicks.sessions import Handling, sessions_of

@@ -1,0 +1,85 @@
+"""Click logs as Parquet files: a row per event, columns by the names that the user gives, read some rows at a time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clicks.logformat import LogFormat
+from clicks.parquetfile import damaged, is_own_time, own_times
+from clicks.textkinds import MILLISECONDS, ColumnKind, numeric_time
+from clicks.times import UNITS
+from clicks.typedcolumns import DOES_NOT_FIT, Unfit, converted, converted_one_by_one
+from terminal.errors import UserError
+
+ROWS_AT_ONCE = 2**19
+OWN_TIME = numeric_time(MILLISECONDS, "a time")
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+_NUMBERS = (pa.types.is_integer, pa.types.is_floating)
+_IDS = (*_TEXT, *_NUMBERS, pa.types.is_boolean, pa.types.is_null)
+_TIMES = (*_TEXT, *_NUMBERS, pa.types.is_null)
+
+
+def parquet_blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[str], Iterator[dict[str, Any]]]:
+    """The columns of the log that make the time, and blocks of all that are to be read, each as its kind has it.
+
+    Raises:
+        UserError: the file is damaged, a column is not there or cannot be what it should, or, while blocks are read, a
+            row does not fit.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path) from error
+    of_time, kinds = log.columns_among(file.schema_arrow.names, str(path))
+    for name in kinds:
+        if _has_own_times(path, name, file.schema_arrow.field(name).type, of_time, log):
+            kinds[name] = OWN_TIME
+    return of_time, _blocks(path, file, kinds, Unfit(path, "row", skip_bad_lines))
+
+
+def _has_own_times(path: Path, name: str, kind: pa.DataType, of_time: list[str], log: LogFormat) -> bool:
+    """Whether a column has times of Parquet's own type.
+
+    Raises:
+        UserError: a column of this type cannot be read, or not as ``--time_format`` says.
+    """
+    if name == of_time[0] and is_own_time(kind):
+        if log.time_format in UNITS:
+            raise UserError(f"{path}: {name} has times of Parquet's own type ({kind}), not numbers: --time_format iso")
+        return True
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not any(is_one(value) for is_one in (_TIMES if name in of_time else _IDS)):
+        expected = "numbers, times or text" if name in of_time else "whole numbers or text"
+        raise UserError(f"{path}: {name} is a column of type {kind}: expected {expected}")
+    return False
+
+
+def _blocks(path: Path, file: pq.ParquetFile, kinds: dict[str, ColumnKind], unfit: Unfit) -> Iterator[dict[str, Any]]:
+    n_before = 0
+    try:
+        for batch in file.iter_batches(ROWS_AT_ONCE, columns=list(kinds)):
+            rows = pa.table(batch)
+            columns = {name: own_times(rows[name]) if kind is OWN_TIME else rows[name] for name, kind in kinds.items()}
+            try:
+                block = {name: converted(columns[name], kind) for name, kind in kinds.items()}
+            except DOES_NOT_FIT:
+                values = {name: _values(column) for name, column in columns.items()}
+                block, wrong = converted_one_by_one(values, kinds)
+                for number, problem in wrong.items():
+                    unfit.take(n_before + number + 1, problem)
+            n_before += batch.num_rows
+            yield block
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path) from error
+    unfit.say()
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """The values of a column; text as bytes, for its encoding may be broken."""
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return column.cast(kind).cast(pa.large_binary()).to_pylist()
+    return column.to_pylist()

@@ -1,0 +1,138 @@
+"""Columns that have types, as those of Parquet files and JSON lines: they hold what the same values as text would.
+
+Arrow converts whole columns. Where a value does not fit, every value is looked at as text, by the rules that hold for
+delimited text, too: so a whole number is the same id in whatever form it came.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from clicks.textkinds import ColumnKind, one_chunk, why_unfit
+from terminal.errors import UserError, warn
+
+EXACT = 2**53  # whole numbers below it are exact as floating-point numbers, so they are the ids that they were
+DOES_NOT_FIT = (pa.ArrowException, ValueError)
+
+
+def converted(column: pa.ChunkedArray, kind: ColumnKind) -> Any:
+    """A column as a kind has it.
+
+    Raises:
+        ValueError, pa.ArrowException: a value does not fit, or none of this type does.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if _is_number(kind):
+        return kind.convert(column.cast(pa.float64(), safe=False))
+    return kind.convert(_as_text(column))
+
+
+def _is_number(kind: ColumnKind) -> bool:
+    return pa.types.is_floating(kind.arrow_type)
+
+
+def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Text in a dictionary: nothing is the empty text, and a whole number has no point."""
+    encoded = one_chunk(column).dictionary_encode(null_encoding="encode")
+    values = encoded.dictionary
+    if pa.types.is_floating(values.type):
+        texts = pa.array([text_of(value) for value in values.to_pylist()], pa.large_string())
+    else:
+        texts = values.cast(pa.large_string()).fill_null("")
+    texts.validate(full=True)  # of text in a file, nobody has looked at the encoding yet
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(encoded.indices, texts)])
+
+
+def text_of(value: Any) -> str:
+    """A value as it would stand in a file of text.
+
+    Raises:
+        ValueError: there is no such text.
+    """
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        if abs(value) >= EXACT:
+            raise ValueError(f"{value!r}, a number with a point that has lost digits")
+        return str(int(value))
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise ValueError("a list" if isinstance(value, list) else "an object")
+
+
+def converted_one_by_one(
+    rows: dict[str, list[Any]], kinds: dict[str, ColumnKind]
+) -> tuple[dict[str, Any], dict[int, str]]:
+    """Columns as kinds have them, without the rows that do not fit.
+
+    Args:
+        rows: by column, the value of each row.
+
+    Returns:
+        The columns, and what is wrong with each row that they lack.
+    """
+    wrong: dict[int, str] = {}
+    texts: dict[str, list[str]] = {name: [] for name in kinds}
+    for number, values in enumerate(zip(*(rows[name] for name in kinds), strict=True)):
+        row = {}
+        for (name, kind), value in zip(kinds.items(), values, strict=True):
+            try:
+                row[name] = text_of(value)
+                problem = why_unfit(name, row[name], kind)
+            except ValueError as error:
+                problem = f"{name} is {error}, expected {kind.expected}"
+            if problem:
+                wrong[number] = problem
+                break
+        else:
+            for name, text in row.items():
+                texts[name].append(text)
+    return {name: _of_texts(texts[name], kind) for name, kind in kinds.items()}, wrong
+
+
+def _of_texts(texts: Sequence[str], kind: ColumnKind) -> Any:
+    if _is_number(kind):
+        return kind.convert(pa.chunked_array([pa.array(np.array(texts, dtype=np.float64))]))
+    return kind.convert(_as_text(pa.chunked_array([pa.array(texts, pa.large_string())])))
+
+
+@dataclass
+class Unfit:
+    """What does not fit in a file: refused, or counted and left out.
+
+    Attributes:
+        path: the file.
+        place: what it is made of, lines or rows.
+        skip: leave out what does not fit.
+    """
+
+    path: Path
+    place: str
+    skip: bool
+    n_skipped: int = 0
+    first: str = ""
+
+    def take(self, number: int, problem: str) -> None:
+        """A line or a row, counted from 1, and what is wrong with it.
+
+        Raises:
+            UserError: it is not to be skipped.
+        """
+        if not self.skip:
+            raise UserError(f"{self.path}, {self.place} {number}: {problem}")
+        self.first = self.first or f"{self.place} {number}: {problem}"
+        self.n_skipped += 1
+
+    def say(self) -> None:
+        """Say on stderr what was skipped, if anything was."""
+        if self.n_skipped:
+            warn(f"{self.path}: skipped {self.n_skipped:,} {self.place}s that are not clicks; {self.first}")
