@@ -22,7 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from clicks.delimited import blocks_of_lines, first_line, lines, read_columns, stream_columns
+from clicks.delimited import STREAMED_AT_ONCE, blocks_of_lines, first_line, lines, read_columns, stream_columns
 from clicks.leadingzeros import columns_with_zeros
 from clicks.textkinds import INTEGER, PLAIN_TEXT, SECONDS, ColumnKind, Layout, Text, is_integer, to_numpy
 from terminal.atomicfile import write_together
@@ -32,7 +32,6 @@ RAW_COLUMNS = ("session", "timestamp", "item", "category")
 PREPARED_COLUMNS = ("SessionID", "ItemID", "Time")
 DAY = 86_400_000  # in milliseconds, the unit of all times
 WRITTEN_AT_ONCE = 2**20  # clicks
-STREAMED_AT_ONCE = 2**25  # bytes
 
 
 _ZONED_TIME = re.compile(

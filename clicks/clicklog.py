@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clicks.clickfile import Clicks
-from clicks.delimited import first_line, read_columns, stream_columns
+from clicks.delimited import STREAMED_AT_ONCE, first_line, read_columns, stream_columns
 from clicks.integerids import with_integer_ids
 from clicks.jsonlines import is_json, json_blocks
 from clicks.logformat import LogFormat
@@ -26,7 +26,6 @@ from clicks.textkinds import Layout, Text, why_not_utf8
 from terminal.errors import UserError, listed, warn
 
 AT_ONCE = 2**20
-STREAMED_AT_ONCE = 2**25  # bytes: an id that comes often is told once in each
 NO_CLICK = -1  # in the place of an item; as an index it is the last place, and text is numbered from 0
 
 

@@ -17,11 +17,13 @@ import pyarrow.compute
 import pyarrow.csv
 
 from clicks.opening import arrow_stream, open_bytes
+from clicks.sidebyside import side_by_side
 from clicks.textkinds import Layout, excerpt, why_unfit
 from terminal.errors import UserError, warn
 
 LONGEST_LINE = 2**20  # bytes; Arrow's limit, too, wherever in the file a line stands
 READ_AT_ONCE = 2**22  # bytes
+STREAMED_AT_ONCE = 2**24  # bytes, where memory allows; from 2**25 on, the allocator takes new memory for every block
 
 
 def read_columns(path: Path, layout: Layout, skip_bad_lines: bool = False) -> dict[str, Any]:
@@ -57,14 +59,22 @@ def stream_columns(path: Path, layout: Layout, at_once: int | None = None) -> It
     Args:
         at_once: bytes; None for few.
     """
+
+    def read(numbered: tuple[int, bytes]) -> dict[str, Any] | None:
+        number, block = numbered
+        if _is_misread(block, layout):
+            refuse_bad_line(path, layout)
+        if not re.search(rb"[^\r\n]", block):
+            return None
+        table = _table(
+            in_arrows_memory(block), layout, has_header=layout.has_header and number == 0, by_all_cores=False
+        )
+        return {name: kind.convert(table[name]) if table.num_rows else () for name, kind in layout.kinds.items()}
+
     try:
-        for number, block in enumerate(blocks_of_lines(path, at_once)):
-            if _is_misread(block, layout):
-                refuse_bad_line(path, layout)
-            if block.strip(b"\r\n"):
-                columns = _read(in_arrows_memory(block), layout, has_header=layout.has_header and number == 0)
-                if all(map(len, columns.values())):
-                    yield columns
+        for columns in side_by_side(read, enumerate(blocks_of_lines(path, at_once))):
+            if columns and all(map(len, columns.values())):
+                yield columns
     except (pa.ArrowException, ValueError, OSError) as error:
         refuse_bad_line(path, layout)
         raise UserError(f"cannot read {path}: {error}") from error
@@ -109,10 +119,9 @@ def in_arrows_memory(content: bytes) -> pa.BufferReader:
     return pa.BufferReader(buffer)
 
 
-def _read(source: Path | pa.BufferReader, layout: Layout, has_header: bool | None = None) -> dict[str, Any]:
+def _read(source: Path | pa.BufferReader, layout: Layout) -> dict[str, Any]:
     """The columns, each given up by Arrow when it is converted: there is not always room for two copies of all."""
-    stream = arrow_stream(source) if isinstance(source, Path) else source
-    table = pa.csv.read_csv(stream, **_csv_options(layout, layout.has_header if has_header is None else has_header))
+    table = _table(arrow_stream(source) if isinstance(source, Path) else source, layout, layout.has_header)
     columns = {name: table[name] for name in layout.kinds}
     n_lines = table.num_rows
     del table
@@ -125,14 +134,15 @@ def _read(source: Path | pa.BufferReader, layout: Layout, has_header: bool | Non
     return converted
 
 
-def _csv_options(layout: Layout, has_header: bool) -> dict[str, Any]:
+def _table(stream: pa.NativeFile, layout: Layout, has_header: bool, by_all_cores: bool = True) -> pa.Table:
+    """The columns that are to be read, as Arrow has them."""
     types = {name: kind.arrow_type for name, kind in layout.kinds.items()}
-    quotes = '"' if layout.quoted else False
-    return {
-        "read_options": pa.csv.ReadOptions(column_names=list(layout.names), skip_rows=1 if has_header else 0),
-        "parse_options": pa.csv.ParseOptions(delimiter=layout.separator, quote_char=quotes),
-        "convert_options": pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
-    }
+    return pa.csv.read_csv(
+        stream,
+        pa.csv.ReadOptions(column_names=list(layout.names), skip_rows=1 if has_header else 0, use_threads=by_all_cores),
+        pa.csv.ParseOptions(delimiter=layout.separator, quote_char='"' if layout.quoted else False),
+        pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
+    )
 
 
 def _may_be_misread(path: Path, layout: Layout) -> bool:
@@ -189,7 +199,7 @@ def blocks_of_lines(path: Path, at_once: int | None = None) -> Iterator[bytes]:
         while content := stream.read(at_once or READ_AT_ONCE):
             end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
             if end:
-                yield begun + content[:end]
+                yield b"".join((begun, memoryview(content)[:end]))
                 begun = b""
             begun += content[end:]
     yield begun

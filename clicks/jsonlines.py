@@ -16,14 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
-from clicks.delimited import blocks_of_lines, in_arrows_memory, lines
+from clicks.delimited import STREAMED_AT_ONCE, blocks_of_lines, in_arrows_memory, lines
 from clicks.logformat import LogFormat
 from clicks.textkinds import ColumnKind, excerpt
 from clicks.typedcolumns import DOES_NOT_FIT, Unfit, converted, converted_one_by_one
 from terminal.errors import UserError
 
 LOOKED_AT = 1000  # lines that tell which columns there are
-STREAMED_AT_ONCE = 2**25  # bytes
 _PARSED_AT_ONCE = 2**22  # bytes, by each core
 _TYPES = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
