@@ -234,8 +234,10 @@ def stream_sessions(path: Path, text_items: bool = False) -> Iterator[tuple[np.n
     """
     names, first_click = _head(path, ("SessionID", "ItemID"))
     kinds = _kinds_of_ids(path, names, first_click)
-    has_zeros = kinds["ItemID"] is PLAIN_TEXT and is_integer(first_click.get("ItemID", ""))
-    kinds["ItemID"] = PLAIN_TEXT if text_items or has_zeros else INTEGER
+    first_item = first_click.get("ItemID", "").strip('"')  # where items are integers, they may stand in quotes
+    if kinds["ItemID"] is PLAIN_TEXT and not text_items and is_integer(first_item):
+        text_items = bool(columns_with_zeros(blocks_of_lines(path), {"ItemID": names.index("ItemID")}))
+    kinds["ItemID"] = PLAIN_TEXT if text_items else INTEGER
     held_session, held_item = (np.zeros(0, dtype=object if kind is PLAIN_TEXT else np.int64) for kind in kinds.values())
     for columns in stream_columns(path, _prepared(names, kinds)):
         ids = [column.per_line() if isinstance(column, Text) else column for column in columns.values()]
