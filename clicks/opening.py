@@ -9,6 +9,7 @@ import io
 import lzma
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -46,7 +47,10 @@ _FOREIGN = {  # what begins with these bytes is something else: what it is, and 
     b"\x89HDF": "an HDF5 file: save its table as Parquet or CSV",
 }
 _NO_TEXT = bytes({*range(0x20), 0x7F} - {1, 2, *b"\t\n\v\f\r\x1b"})  # 1 and 2: logs of Hive have them as separators
-_BAD_CONTENT = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, pa.ArrowInvalid)
+_BAD_CONTENT = (
+    *(OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, pa.ArrowInvalid),
+    *(ValueError, LookupError, OverflowError, struct.error),  # zipfile leaves these as they come
+)
 
 
 def open_bytes(path: Path, once: bool = False) -> io.BufferedReader:
