@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
-from clicks.opening import arrow_stream, open_bytes
+from clicks.opening import arrow_stream, open_bytes, unreadable
 from clicks.textkinds import Layout, excerpt, why_not_utf8
 from terminal.errors import UserError, warn
 
@@ -183,15 +183,22 @@ def _may_have_a_long_line(block: bytes) -> bool:
 
 
 def blocks_of_lines(path: Path, at_once: int | None = None) -> Iterator[bytes]:
-    """The content of a file, some whole lines at a time, of so many bytes or some more."""
+    """The content of a file, some whole lines at a time, of so many bytes or some more.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     begun = b""
-    with arrow_stream(path) as stream:
-        while content := stream.read(at_once or READ_AT_ONCE):
-            end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
-            if end:
-                yield begun + content[:end]
-                begun = b""
-            begun += content[end:]
+    try:
+        with arrow_stream(path) as stream:
+            while content := stream.read(at_once or READ_AT_ONCE):
+                end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
+                if end:
+                    yield begun + content[:end]
+                    begun = b""
+                begun += content[end:]
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
     yield begun
 
 

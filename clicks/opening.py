@@ -106,6 +106,12 @@ def arrow_stream(path: Path) -> pa.NativeFile:
     return pa.PythonFile(open_bytes(path), "r")
 
 
+def unreadable(path: Path, error: Exception) -> UserError:
+    """The refusal of a file whose stream Arrow cannot read on."""
+    kind = kind_of(path)
+    return _damaged(path, kind) if kind else UserError(f"cannot read {path}: {error}")
+
+
 def _refuse_what_is_no_file(path: Path, once: bool) -> None:
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
