@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from clicks.clickfile import Clicks
 from clicks.clicklog import time_kind, with_integer_ids
 from clicks.columns import milliseconds, places_of_columns
-from clicks.textkinds import to_nonempty_text, to_numpy
+from clicks.textkinds import MILLISECONDS, MOST_SECONDS, to_nonempty_text, to_numpy
 from terminal.errors import UserError
 
 _TEXT = pa.dictionary(pa.int32(), pa.large_string())
@@ -23,11 +23,12 @@ def read_parquet(path: Path) -> tuple[Clicks, str]:
         UserError: the file is damaged, a column is not there, or a row is no click.
     """
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
         names = file.schema_arrow.names
         places = places_of_columns(names, str(path))
         table = file.read(columns=[names[place] for place in places.values()])
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # that text is UTF-8, which reading leaves open
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: it is a Parquet file that is damaged or of an uncommon kind") from error
     columns = {column: table[names[place]] for column, place in places.items()}
     if table.num_rows == 0:
@@ -43,14 +44,20 @@ def read_parquet(path: Path) -> tuple[Clicks, str]:
     return with_integer_ids(clicks), f"clicks of a Parquet file, times in {unit}"
 
 
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column's values themselves, where it has their numbers in a dictionary."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
 def _ids(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, pa.LargeStringArray | None]:
     """Ids as integers, or as numbers and their texts."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    column = _plain(column)
+    kind = column.type
     try:
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            return to_numpy(column.cast(kind).cast(pa.int64())), None  # refuses fractions, and what is beyond 64 bits
+            return to_numpy(column.cast(pa.int64())), None  # refuses fractions, and what is beyond 64 bits
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            text = to_nonempty_text(column.cast(kind).cast(pa.large_string()).dictionary_encode().cast(_TEXT))
+            text = to_nonempty_text(column.cast(pa.large_string()).dictionary_encode().cast(_TEXT))
             return text.codes.astype(np.int64), text.values
     except (pa.ArrowException, ValueError) as error:
         raise UserError(f"{where}: some are no ids: expected whole numbers of 64 bits, or text") from error
@@ -59,13 +66,17 @@ def _ids(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, pa.LargeStrin
 
 def _times(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, str]:
     """Times in milliseconds, and in words how they are written."""
+    column = _plain(column)
     kind = column.type
     try:
         if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
             zone = kind.tz if pa.types.is_timestamp(kind) else None
-            return to_numpy(column.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64())), "Parquet's own type"
+            times = to_numpy(column.cast(pa.timestamp("ms", zone), safe=False).cast(pa.int64()))
+            if not (np.abs(times, dtype=np.float64) < MOST_SECONDS / MILLISECONDS).all():
+                raise ValueError("beyond all times")
+            return times, "Parquet's own type"
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            times = to_numpy(column.cast(pa.float64()))
+            times = to_numpy(column.cast(pa.float64(), safe=False))
             if not np.isfinite(times).all():
                 raise UserError(f"{where}: some are no numbers: leave out such rows")
             return milliseconds(times, where)

@@ -83,6 +83,7 @@ FRAME = pd.DataFrame(ROWS, columns=["SessionId", "ItemId", "Time"])
         ({"Time": pd.to_datetime(FRAME.Time, unit="s")}, "Parquet's own type"),
         ({"Time": pd.to_datetime(FRAME.Time, unit="s", utc=True).dt.tz_convert("Asia/Tokyo")}, "own type"),
         ({"Time": FRAME.Time.map(iso)}, "ISO 8601"),
+        ({"Time": FRAME.Time.map(iso).astype("category")}, "ISO 8601"),
     ],
 )
 def test_parquet_files(tmp_path, capsys, change, said):
@@ -171,6 +172,8 @@ def test_what_is_unclear_is_refused(tmp_path, text, message):
         ({"Time": ["2019-10-01", "x", "", ""]}, "Time: some are no times"),
         ({"Time": [True, False, True, True]}, "Time is a column of bool"),
         ({"Time": [1.0, 2.0, np.inf, 3.0]}, "some are no numbers"),
+        ({"Time": FRAME.Time * 10**9 + 1}, "is no time in seconds or milliseconds: divide the column first"),
+        ({"Time": (FRAME.Time * 10**6).astype("datetime64[ms]")}, "Time: some are no times"),
     ],
 )
 def test_parquet_files_without_clicks_are_refused(tmp_path, change, message):
@@ -179,6 +182,27 @@ def test_parquet_files_without_clicks_are_refused(tmp_path, change, message):
         read_prepared_clicks(tmp_path / "a")
     FRAME.drop(columns="Time").to_parquet(tmp_path / "a")
     with pytest.raises(UserError, match="is named Time"):
+        read_prepared_clicks(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("here", "damage"),
+    [
+        ("naïve".encode(), b"na\xff\xffve"),  # in a value
+        ("Größe".encode(), b"Gr\xff\xff\xff\xffe"),  # in a name
+        (np.array([50, 60]).tobytes(), np.array([50, 61]).tobytes()),  # what only the checksum of a page knows
+    ],
+)
+def test_damage_within_a_parquet_file_is_told(tmp_path, here, damage):
+    frame = FRAME.assign(SessionId="naïve", Größe=1)
+    frame.to_parquet(
+        tmp_path / "a", compression="none", use_dictionary=False, store_schema=False, write_page_checksum=True
+    )
+    assert len(read_prepared_clicks(tmp_path / "a")) == len(FRAME)
+    content = (tmp_path / "a").read_bytes()
+    assert here in content
+    (tmp_path / "a").write_bytes(content.replace(here, damage))
+    with pytest.raises(UserError, match="Parquet file that is damaged"):
         read_prepared_clicks(tmp_path / "a")
 
 
