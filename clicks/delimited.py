@@ -128,8 +128,9 @@ def _read(source: Path | pa.BufferReader, layout: Layout, has_header: bool | Non
 def _csv_options(layout: Layout, has_header: bool) -> dict[str, Any]:
     types = {name: kind.arrow_type for name, kind in layout.kinds.items()}
     quotes = '"' if layout.quoted else False
+    names = [name.encode("utf-8", "backslashreplace") for name in layout.names]  # that of any column may be no UTF-8
     return {
-        "read_options": pa.csv.ReadOptions(column_names=list(layout.names), skip_rows=1 if has_header else 0),
+        "read_options": pa.csv.ReadOptions(column_names=names, skip_rows=1 if has_header else 0),
         "parse_options": pa.csv.ParseOptions(delimiter=layout.separator, quote_char=quotes),
         "convert_options": pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
     }

@@ -70,6 +70,12 @@ def test_the_prepared_format_is_read_silently(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("columns", ["SessionID ItemID Time größe", "größe session item time"])
+def test_what_other_columns_are_called_does_not_matter(tmp_path, columns):
+    (tmp_path / "a").write_text(table(columns, ","), encoding="latin-1")
+    assert rows_of(read_prepared_clicks(tmp_path / "a")) == ROWS
+
+
 FRAME = pd.DataFrame(ROWS, columns=["SessionId", "ItemId", "Time"])
 
 
