@@ -265,12 +265,14 @@ def _head(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]
     """The column names of a file with a header, and the values of its first click, in their quotes if they have some.
 
     Raises:
-        UserError: the file is missing or empty, or lacks a column that is wanted.
+        UserError: the file is missing or empty, lacks a column that is wanted, or has one twice.
     """
     layout = _prepared((), {})
     names = [name.strip('"') for name in layout.split(first_line(path))]
     if missing := [name for name in wanted if name not in names]:
         raise UserError(f"{path}, line 1: the header lacks {', '.join(missing)}; expected {','.join(wanted)}")
+    if twice := [name for name in PREPARED_COLUMNS if names.count(name) > 1]:
+        raise UserError(f"{path}, line 1: there are {names.count(twice[0])} columns {twice[0]}: leave one")
     content = (line for number, line in enumerate(lines(path)) if number and line)
     values = layout.split(next(content, ""))
     return names, dict(zip(names, values, strict=True)) if len(values) == len(names) else {}

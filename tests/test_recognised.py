@@ -145,6 +145,7 @@ def test_ids_are_text_where_one_is_no_plain_integer(tmp_path):
         ("user_id,item_id,timestamp\n1,2,3\n", "line 1: no column of user_id, .* is named SessionID, session_id or"),
         ("SessionId\tItemId\n1\t2\n", "is named Time, timestamp or ts"),
         ("session,session_id,item,time\n1,1,2,3\n", "SessionID could be any of session, session_id"),
+        ("SessionID,ItemID,Time,ItemID\n1,2,3,4\n", "line 1: there are 2 columns ItemID: leave one"),
         ("session_id:token\titem_id_list:token_seq\ttimestamp:float\n1\t1 2\t3\n", "lists of items"),
         ("session\titem\ttime\n1\t2\t3\n1\t\t4\n", "line 3: ItemID is '', expected text"),
         ("session\titem\ttime\n1\t2\t3\n1\t2\tx\n", "line 3: Time is 'x', expected seconds or milliseconds"),

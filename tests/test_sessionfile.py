@@ -53,6 +53,12 @@ def test_integers_may_stand_in_quotes(tmp_path, items):
     assert sessions_in(tmp_path / "s", text_items=True) == {1: ["5", "6"]}
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "s").write_text("SessionID,ItemID,Time,Time\n1,2,3,4\n")
+    with pytest.raises(UserError, match="s, line 1: there are 2 columns Time: leave one"):
+        sessions_in(tmp_path / "s")
+
+
 def test_sequences_are_sessions(tmp_path):
     (tmp_path / "s").write_text("5 6 7\n6 6\n")
     assert sessions_in(tmp_path / "s") == {1: [5, 6, 7], 2: [6, 6]}
