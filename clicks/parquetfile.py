@@ -1,5 +1,6 @@
 """Clicks that the field already has as Parquet files: a row a click, columns by the names in :mod:`clicks.columns`."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from clicks.textkinds import MILLISECONDS, MOST_SECONDS, to_nonempty_text, to_nu
 from terminal.errors import UserError
 
 _TEXT = pa.dictionary(pa.int32(), pa.large_string())
+CHECKS_PAGES = "page_checksum_verification" in inspect.signature(pq.ParquetFile).parameters  # not before Arrow 15
+_VERIFIED = {"page_checksum_verification": True} if CHECKS_PAGES else {}
 
 
 def read_parquet(path: Path) -> tuple[Clicks, str]:
@@ -23,7 +26,7 @@ def read_parquet(path: Path) -> tuple[Clicks, str]:
         UserError: the file is damaged, a column is not there, or a row is no click.
     """
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        file = pq.ParquetFile(path, **_VERIFIED)
         names = file.schema_arrow.names
         places = places_of_columns(names, str(path))
         table = file.read(columns=[names[place] for place in places.values()])

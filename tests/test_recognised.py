@@ -10,6 +10,7 @@ from conftest import ROOT
 
 from clicks.clickfile import Clicks
 from clicks.itemindex import ItemIndex
+from clicks.parquetfile import CHECKS_PAGES
 from clicks.recognised import read_prepared_clicks
 from dataset import encode_sessions, read_session_clicks
 from terminal.errors import UserError
@@ -192,23 +193,23 @@ def test_parquet_files_without_clicks_are_refused(tmp_path, change, message):
         read_prepared_clicks(tmp_path / "a")
 
 
-@pytest.mark.parametrize(
-    ("here", "damage"),
-    [
-        ("naïve".encode(), b"na\xff\xffve"),  # in a value
-        ("Größe".encode(), b"Gr\xff\xff\xff\xffe"),  # in a name
-        (np.array([50, 60]).tobytes(), np.array([50, 61]).tobytes()),  # what only the checksum of a page knows
-    ],
-)
-def test_damage_within_a_parquet_file_is_told(tmp_path, here, damage):
+DAMAGES = {
+    "in a value": ("naïve".encode(), b"na\xff\xffve"),
+    "in a name": ("Größe".encode(), b"Gr\xff\xff\xff\xffe"),
+    "told by a checksum": (np.array([50, 60]).tobytes(), np.array([50, 61]).tobytes()),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES)[: 3 if CHECKS_PAGES else 2])
+def test_damage_within_a_parquet_file_is_told(tmp_path, damage):
+    options = {"write_page_checksum": True} if CHECKS_PAGES else {}
     frame = FRAME.assign(SessionId="naïve", Größe=1)
-    frame.to_parquet(
-        tmp_path / "a", compression="none", use_dictionary=False, store_schema=False, write_page_checksum=True
-    )
+    frame.to_parquet(tmp_path / "a", compression="none", use_dictionary=False, store_schema=False, **options)
     assert len(read_prepared_clicks(tmp_path / "a")) == len(FRAME)
     content = (tmp_path / "a").read_bytes()
+    here, there = DAMAGES[damage]
     assert here in content
-    (tmp_path / "a").write_bytes(content.replace(here, damage))
+    (tmp_path / "a").write_bytes(content.replace(here, there))
     with pytest.raises(UserError, match="Parquet file that is damaged"):
         read_prepared_clicks(tmp_path / "a")
 
