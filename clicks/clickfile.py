@@ -233,8 +233,10 @@ def stream_sessions(path: Path, text_items: bool = False) -> Iterator[tuple[np.n
     """
     names, first_click = _head(path, ("SessionID", "ItemID"))
     kinds = _kinds_of_ids(path, names, first_click)
-    has_zeros = kinds["ItemID"] is PLAIN_TEXT and is_integer(first_click.get("ItemID", ""))
-    kinds["ItemID"] = PLAIN_TEXT if text_items or has_zeros else INTEGER
+    first_item = first_click.get("ItemID", "").strip('"')  # where items are integers, they may stand in quotes
+    if kinds["ItemID"] is PLAIN_TEXT and not text_items and is_integer(first_item):
+        text_items = bool(columns_with_zeros(blocks_of_lines(path), {"ItemID": names.index("ItemID")}))
+    kinds["ItemID"] = PLAIN_TEXT if text_items else INTEGER
     held_session, held_item = (np.zeros(0, dtype=object if kind is PLAIN_TEXT else np.int64) for kind in kinds.values())
     for columns in stream_columns(path, _prepared(names, kinds)):
         ids = [column.per_line() if isinstance(column, Text) else column for column in columns.values()]
@@ -262,12 +264,14 @@ def _head(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]
     """The column names of a file with a header, and the values of its first click, in their quotes if they have some.
 
     Raises:
-        UserError: the file is missing or empty, or lacks a column that is wanted.
+        UserError: the file is missing or empty, lacks a column that is wanted, or has one twice.
     """
     layout = _prepared((), {})
     names = [name.strip('"') for name in layout.split(first_line(path))]
     if missing := [name for name in wanted if name not in names]:
         raise UserError(f"{path}, line 1: the header lacks {', '.join(missing)}; expected {','.join(wanted)}")
+    if twice := [name for name in PREPARED_COLUMNS if names.count(name) > 1]:
+        raise UserError(f"{path}, line 1: there are {names.count(twice[0])} columns {twice[0]}: leave one")
     content = (line for number, line in enumerate(lines(path)) if number and line)
     values = layout.split(next(content, ""))
     return names, dict(zip(names, values, strict=True)) if len(values) == len(names) else {}

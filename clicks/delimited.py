@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.csv
 
-from clicks.opening import arrow_stream, open_bytes
+from clicks.opening import arrow_stream, open_bytes, unreadable
 from clicks.sidebyside import side_by_side
 from clicks.textkinds import Layout, excerpt, why_unfit
 from terminal.errors import UserError, warn
@@ -137,9 +137,10 @@ def _read(source: Path | pa.BufferReader, layout: Layout) -> dict[str, Any]:
 def _table(stream: pa.NativeFile, layout: Layout, has_header: bool, by_all_cores: bool = True) -> pa.Table:
     """The columns that are to be read, as Arrow has them."""
     types = {name: kind.arrow_type for name, kind in layout.kinds.items()}
+    names = [name.encode("utf-8", "backslashreplace") for name in layout.names]  # that of any column may be no UTF-8
     return pa.csv.read_csv(
         stream,
-        pa.csv.ReadOptions(column_names=list(layout.names), skip_rows=1 if has_header else 0, use_threads=by_all_cores),
+        pa.csv.ReadOptions(column_names=names, skip_rows=1 if has_header else 0, use_threads=by_all_cores),
         pa.csv.ParseOptions(delimiter=layout.separator, quote_char='"' if layout.quoted else False),
         pa.csv.ConvertOptions(column_types=types, include_columns=list(types), null_values=[]),
     )
@@ -193,15 +194,22 @@ def _may_have_a_long_line(block: bytes) -> bool:
 
 
 def blocks_of_lines(path: Path, at_once: int | None = None) -> Iterator[bytes]:
-    """The content of a file, some whole lines at a time, of so many bytes or some more."""
+    """The content of a file, some whole lines at a time, of so many bytes or some more.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     begun = b""
-    with arrow_stream(path) as stream:
-        while content := stream.read(at_once or READ_AT_ONCE):
-            end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
-            if end:
-                yield b"".join((begun, memoryview(content)[:end]))
-                begun = b""
-            begun += content[end:]
+    try:
+        with arrow_stream(path) as stream:
+            while content := stream.read(at_once or READ_AT_ONCE):
+                end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
+                if end:
+                    yield b"".join((begun, memoryview(content)[:end]))
+                    begun = b""
+                begun += content[end:]
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
     yield begun
 
 

@@ -5,6 +5,7 @@ every object in a list of that name. Such a list makes an event of each of its o
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -216,20 +217,15 @@ def _value(within: Any, keys: Sequence[str], way: tuple[str, ...] = ()) -> Any:
 
 def _blocks(path: Path, kinds: dict[str, ColumnKind], events: _Events, unfit: Unfit) -> Iterator[dict[str, Any]]:
     n_before = 0
-    try:
-        for content in blocks_of_lines(path, STREAMED_AT_ONCE):
-            if content.strip():
-                try:
-                    columns = events.by_arrow(content)
-                    block = {name: converted(columns[name], kind) for name, kind in kinds.items()}
-                except DOES_NOT_FIT:
-                    block = _line_by_line(content, n_before, kinds, events, unfit)
-                yield block
-            n_before += content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
-    except (pa.ArrowException, OSError) as error:
-        for _ in lines(path):  # says what is wrong with a file that is damaged
-            pass
-        raise UserError(f"cannot read {path}: {error}") from error
+    for content in blocks_of_lines(path, STREAMED_AT_ONCE):
+        if content.strip():
+            try:
+                columns = events.by_arrow(content)
+                block = {name: converted(columns[name], kind) for name, kind in kinds.items()}
+            except DOES_NOT_FIT:
+                block = _line_by_line(content, n_before, kinds, events, unfit)
+            yield block
+        n_before += content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
     unfit.say()
 
 
@@ -240,7 +236,8 @@ def _line_by_line(
     rows: dict[str, list[Any]] = {name: [] for name in kinds}
     line_of_row: list[int] = []
     wrong_lines: dict[int, str] = {}
-    for number, line in enumerate(content.decode("utf-8", "surrogateescape").splitlines(), start=n_before + 1):
+    texts = re.split("\r\n|\n|\r", content.decode("utf-8", "surrogateescape"))
+    for number, line in enumerate(texts, start=n_before + 1):
         try:
             values = events.by_hand(line) if line.strip() else {}
         except ValueError as error:

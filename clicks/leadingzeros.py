@@ -15,7 +15,7 @@ def columns_with_zeros(blocks: Iterable[bytes], places: dict[str, int]) -> set[s
     """
     value = rb'(?:"(?:[^"\r\n]|"")*"|[^,\r\n]*),'
     begins = {
-        name: re.compile(rb"(?:^|[\r\n])(?:%s){%d}[ \t]*-?0[0-9]" % (value, place)) for name, place in places.items()
+        name: re.compile(rb'(?:^|[\r\n])(?:%s){%d}"?[ \t]*-?0[0-9]' % (value, place)) for name, place in places.items()
     }
     found: set[str] = set()
     for block in blocks:

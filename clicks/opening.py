@@ -9,6 +9,7 @@ import io
 import lzma
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -46,7 +47,10 @@ _FOREIGN = {  # what begins with these bytes is something else: what it is, and 
     b"\x89HDF": "an HDF5 file: save its table as Parquet or CSV",
 }
 _NO_TEXT = bytes({*range(0x20), 0x7F} - {1, 2, *b"\t\n\v\f\r\x1b"})  # 1 and 2: logs of Hive have them as separators
-_BAD_CONTENT = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, pa.ArrowInvalid)
+_BAD_CONTENT = (
+    *(OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, pa.ArrowInvalid),
+    *(ValueError, LookupError, OverflowError, struct.error),  # zipfile leaves these as they come
+)
 
 
 def open_bytes(path: Path, once: bool = False) -> io.BufferedReader:
@@ -100,6 +104,12 @@ def arrow_stream(path: Path) -> pa.NativeFile:
     if kind in ARROWS_OWN:
         return pa.CompressedInputStream(pa.OSFile(str(path)), ARROWS_OWN[kind])
     return pa.PythonFile(open_bytes(path), "r")
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    """The refusal of a file whose stream Arrow cannot read on."""
+    kind = kind_of(path)
+    return _damaged(path, kind) if kind else UserError(f"cannot read {path}: {error}")
 
 
 def _refuse_what_is_no_file(path: Path, once: bool) -> None:

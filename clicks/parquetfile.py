@@ -1,5 +1,6 @@
 """Clicks that the field already has as Parquet files: a row a click, columns by the names in :mod:`clicks.columns`."""
 
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pyarrow.parquet as pq
 from clicks.clickfile import Clicks
 from clicks.columns import milliseconds, places_of_columns
 from clicks.integerids import with_integer_ids
-from clicks.textkinds import to_nonempty_text, to_numpy
+from clicks.textkinds import MILLISECONDS, MOST_SECONDS, to_nonempty_text, to_numpy
 from clicks.times import time_kind
 from terminal.errors import UserError
 
 _TEXT = pa.dictionary(pa.int32(), pa.large_string())
+CHECKS_PAGES = "page_checksum_verification" in inspect.signature(pq.ParquetFile).parameters  # not before Arrow 15
+_VERIFIED = {"page_checksum_verification": True} if CHECKS_PAGES else {}
 
 
 def read_parquet(path: Path) -> tuple[Clicks, str]:
@@ -23,12 +26,12 @@ def read_parquet(path: Path) -> tuple[Clicks, str]:
     Raises:
         UserError: the file is damaged, a column is not there, or a row is no click.
     """
+    file, names = opened(path)
+    places = places_of_columns(names, str(path))
     try:
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-        places = places_of_columns(names, str(path))
         table = file.read(columns=[names[place] for place in places.values()])
-    except (pa.ArrowException, OSError) as error:
+        table.validate(full=True)  # that text is UTF-8, which reading leaves open
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(path) from error
     columns = {column: table[names[place]] for column, place in places.items()}
     if table.num_rows == 0:
@@ -44,14 +47,33 @@ def read_parquet(path: Path) -> tuple[Clicks, str]:
     return with_integer_ids(clicks), f"clicks of a Parquet file, times in {unit}"
 
 
+def opened(path: Path) -> tuple[pq.ParquetFile, list[str]]:
+    """A file, and the names of its columns.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        file = pq.ParquetFile(path, **_VERIFIED)
+        return file, file.schema_arrow.names
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise damaged(path) from error
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column's values themselves, where it has their numbers in a dictionary."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
 def _ids(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, pa.LargeStringArray | None]:
     """Ids as integers, or as numbers and their texts."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    column = _plain(column)
+    kind = column.type
     try:
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            return to_numpy(column.cast(kind).cast(pa.int64())), None  # refuses fractions, and what is beyond 64 bits
+            return to_numpy(column.cast(pa.int64())), None  # refuses fractions, and what is beyond 64 bits
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-            text = to_nonempty_text(column.cast(kind).cast(pa.large_string()).dictionary_encode().cast(_TEXT))
+            text = to_nonempty_text(column.cast(pa.large_string()).dictionary_encode().cast(_TEXT))
             return text.codes.astype(np.int64), text.values
     except (pa.ArrowException, ValueError) as error:
         raise UserError(f"{where}: some are no ids: expected whole numbers of 64 bits, or text") from error
@@ -60,12 +82,16 @@ def _ids(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, pa.LargeStrin
 
 def _times(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, str]:
     """Times in milliseconds, and in words how they are written."""
+    column = _plain(column)
     kind = column.type
     try:
         if is_own_time(kind):
-            return to_numpy(own_times(column)), "Parquet's own type"
+            times = to_numpy(own_times(column))
+            if not (np.abs(times, dtype=np.float64) < MOST_SECONDS / MILLISECONDS).all():
+                raise ValueError("beyond all times")
+            return times, "Parquet's own type"
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            times = to_numpy(column.cast(pa.float64()))
+            times = to_numpy(column.cast(pa.float64(), safe=False))
             if not np.isfinite(times).all():
                 raise UserError(f"{where}: some are no numbers: leave out such rows")
             return milliseconds(times, where)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clicks.logformat import LogFormat
-from clicks.parquetfile import damaged, is_own_time, own_times
+from clicks.parquetfile import damaged, is_own_time, opened, own_times
 from clicks.textkinds import MILLISECONDS, ColumnKind, numeric_time
 from clicks.times import UNITS
 from clicks.typedcolumns import DOES_NOT_FIT, Unfit, converted, converted_one_by_one
@@ -29,11 +29,8 @@ def parquet_blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[li
         UserError: the file is damaged, a column is not there or cannot be what it should, or, while blocks are read, a
             row does not fit.
     """
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(path) from error
-    of_time, kinds = log.columns_among(file.schema_arrow.names, str(path))
+    file, names = opened(path)
+    of_time, kinds = log.columns_among(names, str(path))
     for name in kinds:
         if _has_own_times(path, name, file.schema_arrow.field(name).type, of_time, log):
             kinds[name] = OWN_TIME

@@ -20,6 +20,7 @@ from clicks.textkinds import excerpt, is_plain_text
 from terminal.errors import UserError
 
 LOOKED_AT = 1000  # lines
+_ODD_BLANK = re.compile(r"[^\S \t]")  # as Python, but no other tool, cuts a line at
 
 
 def separator_of_sequences(path: Path) -> str | None:
@@ -66,8 +67,10 @@ def read_sequences(path: Path, separator: str) -> tuple[Clicks, str]:
 
 def _sessions(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(lines(path), start=1):
-        if not line.strip():
+        if not line.strip(" \t"):
             continue
+        if odd := _ODD_BLANK.search(line):
+            raise UserError(f"{path}, line {number}: {excerpt(odd[0])} is no blank between items: put a space there")
         session = _items(line.strip(), separator)
         for item in session:
             if not is_plain_text(item) or len(item) > LONGEST_LINE or re.search(r'[\s":]', item):

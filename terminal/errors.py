@@ -29,8 +29,16 @@ if _script and os.path.dirname(os.path.realpath(_script)) in (_ROOT, os.path.joi
     sys.excepthook = _report_unhandled  # in a process of one of our scripts; those of others are none of our business
 
 
+def printable(text: str) -> str:
+    """A text with what no terminal shows as it is, such as a line end from a file, as Python writes it: ``\\n``."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class UserError(Exception):
-    """What is wrong, where, and what to do about it, in one sentence."""
+    """What is wrong, where, and what to do about it, in one sentence, which stays one whatever it cites."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -47,7 +55,7 @@ def listed(values: Iterable[object]) -> str:
 
 def warn(message: str) -> None:
     """A line on stderr about something that the user should know but need not mend."""
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable(message)}", file=sys.stderr)
 
 
 def run_script(main: Callable[[], int | None]) -> None:

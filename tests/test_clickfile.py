@@ -6,6 +6,7 @@ import lzma
 from datetime import datetime
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -122,6 +123,7 @@ def test_missing_and_cut_off_files_are_named(tmp_path):
         (["x,0x1f,3", "y,31,4"], ["x", "y"], ["0x1f", "31"]),
         (['007,"5",3', "7,5,4"], ["007", "7"], ["5", "5"]),
         (["7,5,03", "-7,00005,4"], [7, -7], ["5", "00005"]),
+        (['7,"x, 01",3', '"07","5",4'], ["7", "07"], ["x, 01", "5"]),
         (["7,0,3", "-00,10,4"], ["7", "-00"], [0, 10]),
     ],
 )
@@ -197,6 +199,15 @@ def test_a_damaged_archive_is_refused_while_it_is_streamed(text_items, tmp_path)
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match="sessions.csv.gz"):
         list(stream_sessions(path, text_items))
+
+
+@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+def test_an_archive_that_is_cut_off_behind_its_first_lines_is_refused(kind, tmp_path):
+    lines = b"".join(b"%d,%d,%d\n" % (n, n * n % 9973, n) for n in range(90_000))
+    content = pa.compress(PREPARED.encode() + lines, kind, asbytes=True)
+    (tmp_path / "c.txt").write_bytes(content[:-20])
+    with pytest.raises(UserError, match="cannot read .*c.txt: it is a [gZ].* file that is damaged or cut off"):
+        read_clicks(tmp_path / "c.txt")
 
 
 @pytest.mark.parametrize("bad", [[], ["a bad line"]])

@@ -7,6 +7,8 @@ import sys
 import pytest
 from conftest import ENVIRONMENT, ROOT
 
+from terminal.errors import UserError
+
 HELP = """
 import os, runpy, sys
 sys.path.insert(0, os.getcwd())
@@ -57,3 +59,7 @@ def test_what_a_terminal_has_no_code_for_is_a_number(encoding, printed):
     assert process.returncode == 2
     assert process.stdout.strip() == printed
     assert process.stderr.split(os.linesep.encode())[:2] == [b"warning: " + printed, b"error: " + printed]
+
+
+def test_a_sentence_stays_one_whatever_it_cites():
+    assert str(UserError("there is no column 'a\n\x0bб\u2028'")) == r"there is no column 'a\n\x0bб\u2028'"

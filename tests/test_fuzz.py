@@ -1,20 +1,16 @@
-"""Random damage to click files, checkpoints and ranks files: a right result or a clear refusal, never anything else.
-
-FUZZ_CASES sets how many cases each test tries; ``make test-long`` tries ten thousand.
-"""
+"""Random damage to click files, checkpoints and ranks files: a right result or a clear refusal, never anything else."""
 
 import copy
 import csv
 import gzip
-import os
-import random
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from damage import DAMAGES, damaged, damaged_bytes, edits, fuzz, one_sentence
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clicks.clickfile import read_clicks, read_raw_clicks, write_click_files
@@ -30,29 +26,8 @@ from runs.runfolder import RunFolder, read_checkpoint, sealed
 from runs.trainingrun import TrainingRun
 from terminal.errors import UserError
 
-FUZZ_CASES = int(os.environ.get("FUZZ_CASES", "200"))
-fuzz = settings(max_examples=FUZZ_CASES, deadline=None, suppress_health_check=list(HealthCheck))
-
 RAW_LINE = "12,2014-04-07T10:51:09.277Z,214536502,0"
 PREPARED_LINE = "12,214536502,1396867869.277"
-fragments = st.sampled_from(
-    ["", ",", "\n", "\r\n", "\r", "\x00", "\ufeff", '"', "'", "-", "+", " ", "\t", "Z", "nan", "inf", "1e400", "0x1f"]
-    + ["9" * 19, "9" * 30, "-1", "2014-02-30T00:00:00Z", "2014-04-07T24:00:00Z", "٣", "é", "\ud800", ";", "NULL", "1.5"]
-)
-edits = st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 12), fragments), max_size=4)
-
-
-def damaged(text: str, changes: list[tuple[int, int, str]]) -> bytes:
-    """Replace some characters of a text by fragments."""
-    for position, length, fragment in changes:
-        position %= len(text) + 1
-        text = text[:position] + fragment + text[position + length :]
-    return text.encode("utf-8", "surrogatepass")
-
-
-def one_sentence(error: UserError, path: Path) -> None:
-    assert str(path) in str(error)
-    assert len(str(error).splitlines()) == 1
 
 
 def by_hand(content: bytes, line_pattern: str) -> list[tuple[str, ...]]:
@@ -124,7 +99,9 @@ def test_click_logs(tmp_path_factory, n_lines, changes, packed):
     clicks_by_hand = [row for row in rows if row and row[0] and row[1]]
     for skip in (False, True):
         try:
-            clicks, _ = read_log([path], LogFormat("who", "when", "what", "milliseconds"), skip_bad_lines=skip)
+            clicks, _ = read_log(
+                [path], LogFormat("who", "when", "what", "milliseconds", nulls=()), skip_bad_lines=skip
+            )
         except UserError as error:
             one_sentence(error, path)
             assert not clicks_by_hand or (None in rows and not skip)
@@ -171,22 +148,10 @@ def load(path: Path, flags: dict) -> TrainingRun:
 
 
 @fuzz
-@given(st.integers(0, 2**32 - 1), st.sampled_from(["flip", "cut", "insert", "zero", "swap"]))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(DAMAGES))
 def test_damaged_bytes_of_a_checkpoint(tmp_path_factory, saved, seed, damage):
     path, flags = saved
-    rng = random.Random(seed)
-    content = bytearray(path.read_bytes())
-    position, length = rng.randrange(len(content)), rng.randrange(1, 40)
-    if damage == "flip":
-        content[position] ^= 1 << rng.randrange(8)
-    elif damage == "cut":
-        del content[position:]
-    elif damage == "insert":
-        content[position:position] = rng.randbytes(length)
-    elif damage == "zero":
-        content[position : position + length] = bytes(len(content[position : position + length]))
-    else:
-        content[position : position + length] = content[: len(content[position : position + length])]
+    content = damaged_bytes(path.read_bytes(), damage, seed)
     hurt = tmp_path_factory.mktemp("fuzz") / "model.pt"
     hurt.write_bytes(content)
     if content == path.read_bytes():

@@ -40,7 +40,7 @@ id_values = st.one_of(
     st.integers(-(2**70), 2**70),
     st.integers(0, 9),
     st.booleans(),
-    st.sampled_from(["", "7", "007", "ünï", "a.b", "2020-01-01", "1e5", '"', "\\", "true"]),
+    st.sampled_from(["", "7", "007", "ünï", "a\u2028b", "a.b", "2020-01-01", "1e5", '"', "\\", "true"]),
     st.sampled_from([1.5, 2.0, -3.0, float(EXACT - 1)]),
 )
 one_type = st.sampled_from([st.integers(0, 9), st.sampled_from(["a", "2020-01-01", "9"]), st.sampled_from([1.0, 2.5])])

@@ -134,6 +134,16 @@ def test_a_zip_archive_with_a_password_or_of_an_uncommon_kind_is_named(tmp_path)
         assert message in refusal(tmp_path / "log", bytes(content))
 
 
+@pytest.mark.parametrize("damage", [{46: 0}, {9: 8, 46: 0xFF}])
+def test_a_zip_archive_with_a_damaged_directory_is_named(tmp_path, damage):
+    """Where a member's name is none, and where it is not in UTF-8 as it says."""
+    content = bytearray(zipped(LINES))
+    directory = content.index(b"PK\x01\x02")
+    for place, value in damage.items():
+        content[directory + place] = value
+    assert "a zip file that is damaged or cut off" in refusal(tmp_path / "log", bytes(content))
+
+
 def test_what_a_mac_adds_to_a_zip_archive_does_not_matter(tmp_path):
     with zipfile.ZipFile(tmp_path / "log", "w") as archive:
         for name in ("log.csv", "__MACOSX/._log.csv", ".DS_Store"):

@@ -10,6 +10,7 @@ from conftest import ROOT
 
 from clicks.clickfile import Clicks
 from clicks.itemindex import ItemIndex
+from clicks.parquetfile import CHECKS_PAGES
 from clicks.recognised import read_prepared_clicks
 from dataset import encode_sessions, read_session_clicks
 from terminal.errors import UserError
@@ -70,6 +71,12 @@ def test_the_prepared_format_is_read_silently(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("columns", ["SessionID ItemID Time größe", "größe session item time"])
+def test_what_other_columns_are_called_does_not_matter(tmp_path, columns):
+    (tmp_path / "a").write_text(table(columns, ","), encoding="latin-1")
+    assert rows_of(read_prepared_clicks(tmp_path / "a")) == ROWS
+
+
 FRAME = pd.DataFrame(ROWS, columns=["SessionId", "ItemId", "Time"])
 
 
@@ -83,6 +90,7 @@ FRAME = pd.DataFrame(ROWS, columns=["SessionId", "ItemId", "Time"])
         ({"Time": pd.to_datetime(FRAME.Time, unit="s")}, "Parquet's own type"),
         ({"Time": pd.to_datetime(FRAME.Time, unit="s", utc=True).dt.tz_convert("Asia/Tokyo")}, "own type"),
         ({"Time": FRAME.Time.map(iso)}, "ISO 8601"),
+        ({"Time": FRAME.Time.map(iso).astype("category")}, "ISO 8601"),
     ],
 )
 def test_parquet_files(tmp_path, capsys, change, said):
@@ -131,9 +139,14 @@ def test_ids_are_text_where_one_is_no_plain_integer(tmp_path):
         ("5 6\n7 8 9\n1: 3 4\n", "line 3: '1:' is no item id"),
         ("5,6\n7,,8\n", "line 2: '' is no item id: expected one, what is between two commas"),
         ("5 6\n7 8 \x00\n", "no item id"),
+        ("5 6\n7\x0b8 9\n", r"line 2: '\\x0b' is no blank between items: put a space there"),
+        ("5,6\n7,8\x1f,9\n", "line 2: .* is no blank between items"),
+        ("session,it\x0bem,item,m\u2028\n", r"no column of session, it\\x0bem, item, m is named Time"),
+        ("session,item,time,mo\x0bre\n1,2,3\n", r"expected 4 columns \(.*mo\\x0bre\), found"),
         ("user_id,item_id,timestamp\n1,2,3\n", "line 1: no column of user_id, .* is named SessionID, session_id or"),
         ("SessionId\tItemId\n1\t2\n", "is named Time, timestamp or ts"),
         ("session,session_id,item,time\n1,1,2,3\n", "SessionID could be any of session, session_id"),
+        ("SessionID,ItemID,Time,ItemID\n1,2,3,4\n", "line 1: there are 2 columns ItemID: leave one"),
         ("session_id:token\titem_id_list:token_seq\ttimestamp:float\n1\t1 2\t3\n", "lists of items"),
         ("session\titem\ttime\n1\t2\t3\n1\t\t4\n", "line 3: ItemID is '', expected text"),
         ("session\titem\ttime\n1\t2\t3\n1\t2\tx\n", "line 3: Time is 'x', expected seconds or milliseconds"),
@@ -167,6 +180,8 @@ def test_what_is_unclear_is_refused(tmp_path, text, message):
         ({"Time": ["2019-10-01", "x", "", ""]}, "Time: some are no times"),
         ({"Time": [True, False, True, True]}, "Time is a column of bool"),
         ({"Time": [1.0, 2.0, np.inf, 3.0]}, "some are no numbers"),
+        ({"Time": FRAME.Time * 10**9 + 1}, "is no time in seconds or milliseconds: divide the column first"),
+        ({"Time": (FRAME.Time * 10**6).astype("datetime64[ms]")}, "Time: some are no times"),
     ],
 )
 def test_parquet_files_without_clicks_are_refused(tmp_path, change, message):
@@ -175,6 +190,27 @@ def test_parquet_files_without_clicks_are_refused(tmp_path, change, message):
         read_prepared_clicks(tmp_path / "a")
     FRAME.drop(columns="Time").to_parquet(tmp_path / "a")
     with pytest.raises(UserError, match="is named Time"):
+        read_prepared_clicks(tmp_path / "a")
+
+
+DAMAGES = {
+    "in a value": ("naïve".encode(), b"na\xff\xffve"),
+    "in a name": ("Größe".encode(), b"Gr\xff\xff\xff\xffe"),
+    "told by a checksum": (np.array([50, 60]).tobytes(), np.array([50, 61]).tobytes()),
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES)[: 3 if CHECKS_PAGES else 2])
+def test_damage_within_a_parquet_file_is_told(tmp_path, damage):
+    options = {"write_page_checksum": True} if CHECKS_PAGES else {}
+    frame = FRAME.assign(SessionId="naïve", Größe=1)
+    frame.to_parquet(tmp_path / "a", compression="none", use_dictionary=False, store_schema=False, **options)
+    assert len(read_prepared_clicks(tmp_path / "a")) == len(FRAME)
+    content = (tmp_path / "a").read_bytes()
+    here, there = DAMAGES[damage]
+    assert here in content
+    (tmp_path / "a").write_bytes(content.replace(here, there))
+    with pytest.raises(UserError, match="Parquet file that is damaged"):
         read_prepared_clicks(tmp_path / "a")
 
 

@@ -38,6 +38,27 @@ def test_without_times_a_session_that_comes_back_is_refused(tmp_path):
     assert sessions_in(tmp_path / "s") == {2: [5, 6], 1: [7]}
 
 
+@pytest.mark.parametrize("item", ["05", '"05"', '" 05"'])
+@pytest.mark.parametrize("first", ["5", '"5"'])
+def test_leading_zeros_make_another_item_in_quotes_too(tmp_path, first, item):
+    for rows in ([first, item], [item, first]):
+        (tmp_path / "s").write_text("SessionID,ItemID\n" + "".join(f"1,{row}\n" for row in rows))
+        assert sessions_in(tmp_path / "s") == {1: [row.strip('"') for row in rows]}
+
+
+@pytest.mark.parametrize("items", [["5", '"6"'], ['"5"', "6"]])
+def test_integers_may_stand_in_quotes(tmp_path, items):
+    (tmp_path / "s").write_text("SessionID,ItemID\n" + "".join(f"1,{item}\n" for item in items))
+    assert sessions_in(tmp_path / "s") == {1: [5, 6]}
+    assert sessions_in(tmp_path / "s", text_items=True) == {1: ["5", "6"]}
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    (tmp_path / "s").write_text("SessionID,ItemID,Time,Time\n1,2,3,4\n")
+    with pytest.raises(UserError, match="s, line 1: there are 2 columns Time: leave one"):
+        sessions_in(tmp_path / "s")
+
+
 def test_sequences_are_sessions(tmp_path):
     (tmp_path / "s").write_text("5 6 7\n6 6\n")
     assert sessions_in(tmp_path / "s") == {1: [5, 6, 7], 2: [6, 6]}
