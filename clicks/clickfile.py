@@ -24,6 +24,7 @@ import pyarrow.csv
 
 from clicks.delimited import STREAMED_AT_ONCE, blocks_of_lines, first_line, lines, read_columns, stream_columns
 from clicks.leadingzeros import columns_with_zeros
+from clicks.order import gathered, order_by_session
 from clicks.textkinds import INTEGER, PLAIN_TEXT, SECONDS, ColumnKind, Layout, Text, is_integer, to_numpy
 from terminal.atomicfile import write_together
 from terminal.errors import UserError
@@ -103,7 +104,7 @@ class Clicks:
         """The clicks in another order, in the arrays that they had: there is not always room for two copies of all."""
         for column in (self.session, self.item, self.time, self.line):
             if column is not None:
-                column[:] = column[order]
+                column[:] = gathered(column, order)
         return self
 
     def session_ids(self, which: np.ndarray) -> np.ndarray:
@@ -125,7 +126,7 @@ class Clicks:
         later_time = (self.session[1:] == self.session[:-1]) & (self.time[1:] >= self.time[:-1])
         if np.all(later_session | later_time):
             return self
-        order = np.lexsort((self.time, self.session))
+        order = order_by_session(self.session, self.time)
         return self.reordered(order) if in_place else self.select(order)
 
 

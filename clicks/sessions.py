@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clicks.clickfile import Clicks
-from clicks.clicklog import AT_ONCE, NO_CLICK, sessions_of_users
+from clicks.clicklog import NO_CLICK, sessions_of_users
 from clicks.integerids import integers_of, with_integer_ids
+from clicks.order import order_by_session
 
 MINUTE = 60_000  # milliseconds
 BY_LINE, BY_ID, BY_APPEARANCE = ORDERS = ("log", "id", "appearance")
@@ -64,7 +65,7 @@ def sessions_of(lines: Clicks, file_ends: Sequence[int], how: Handling) -> Click
     if how.sessions_per_file:
         lines = replace(lines, session=_of_their_files(lines.session, file_ends), session_names=None)
     if how.order != BY_LINE:
-        lines = lines.reordered(_order(lines))
+        lines = _tied_by_item(lines.reordered(order_by_session(lines.session, lines.time)))
     if how.session_gap is not None:
         lines = sessions_of_users(lines, how.session_gap)
     if how.cut_first:
@@ -72,24 +73,18 @@ def sessions_of(lines: Clicks, file_ends: Sequence[int], how: Handling) -> Click
     return with_integer_ids(lines)
 
 
-def _order(clicks: Clicks) -> np.ndarray:
-    """The order by session, then time, then item: the lines of a log are mostly in the order of time already.
-
-    So clicks are sorted by session and time, which costs the sorting of sessions alone, and then the few by item that
-    are at the same time.
-    """
-    order = np.lexsort((clicks.time, clicks.session))
-    tied = np.zeros(len(order), dtype=np.bool_)
-    for first in range(0, len(order), AT_ONCE):
-        some = order[first : first + AT_ONCE + 1]
-        session, time = clicks.session[some], clicks.time[some]
-        as_before = (session[1:] == session[:-1]) & (time[1:] == time[:-1])
-        tied[first : first + len(as_before)] |= as_before
-        tied[first + 1 : first + 1 + len(as_before)] |= as_before
+def _tied_by_item(clicks: Clicks) -> Clicks:
+    """Clicks by session and time, those of a session at one time by item, too; in the arrays that they have."""
+    as_before = (clicks.session[1:] == clicks.session[:-1]) & (clicks.time[1:] == clicks.time[:-1])
+    tied = np.append(as_before, False)
+    tied[1:] |= as_before
     places = np.flatnonzero(tied)
-    those = order[places]
-    order[places] = those[np.lexsort((clicks.item[those], clicks.time[those], clicks.session[those]))]
-    return order
+    session, item, time = clicks.session[places], clicks.item[places], clicks.time[places]
+    by_item = places[np.lexsort((item, time, session))]
+    clicks.item[places] = clicks.item[by_item]
+    if clicks.line is not None:
+        clicks.line[places] = clicks.line[by_item]
+    return clicks
 
 
 def _items_by_appearance(clicks: Clicks) -> Clicks:
