@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clicks.clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets
+from clicks.clickfile import DAY, Clicks, concatenated, n_distinct, read_raw_clicks, session_offsets
 from clicks.clicklog import read_events
 from clicks.datasets import PUBLISHED, YOOCHOOSE, equals_published, find_files
 from clicks.doubts import doubt_the_last_days, doubts_about_files, doubts_about_sessions, doubts_about_users
@@ -126,20 +126,20 @@ def split_at(clicks: Clicks, split_time: int, protocol: Protocol = PAPER) -> tup
         The earlier sessions, and the later ones after :func:`keep_known_items`, if the protocol has it.
     """
     offsets = session_offsets(clicks.session)
+    lengths = np.diff(offsets)
     decisive = offsets[1:] - 1 if protocol.split_by == "end" else offsets[:-1]
-    later = np.repeat(clicks.time[decisive] >= split_time, np.diff(offsets))
-    in_train, in_held_out = ~later, later
-    if protocol.across == "cut":
-        in_train &= clicks.time < split_time
-        in_held_out &= clicks.time >= split_time
-    train, held_out = (clicks.select(_of_long_sessions(which, offsets)) for which in (in_train, in_held_out))
+    is_later = clicks.time[decisive] >= split_time
+    n_late = np.where(is_later, lengths, 0)
+    if cuts := protocol.across == "cut":
+        is_late = clicks.time >= split_time
+        n_late = np.add.reduceat(is_late, offsets[:-1], dtype=np.int32)
+    in_train = np.repeat(~is_later & (lengths - n_late >= MIN_SESSION_CLICKS), lengths)
+    in_held_out = np.repeat(is_later & (n_late >= MIN_SESSION_CLICKS), lengths)
+    if cuts:
+        in_train &= ~is_late
+        in_held_out &= is_late
+    train, held_out = clicks.select(in_train), clicks.select(in_held_out)
     return train, held_out if protocol.unknown_items == "keep" else keep_known_items(held_out, train)
-
-
-def _of_long_sessions(which: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Of the clicks in a mask, those whose session has two of them there."""
-    lengths = np.add.reduceat(which, offsets[:-1], dtype=np.int64)
-    return which & np.repeat(lengths >= MIN_SESSION_CLICKS, np.diff(offsets))
 
 
 def keep_known_items(clicks: Clicks, train: Clicks) -> Clicks:
@@ -235,7 +235,7 @@ def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: Namespace) ->
         doubts_about_users(lines, log.session)
     of_users = f"{len(lines.session_names):,} users in " if has_users else ""
     clicks = sessions_of(lines, ends, Handling.of(flags))
-    n_sessions, n_items = len(pd.unique(clicks.session)), len(pd.unique(clicks.item))
+    n_sessions, n_items = n_distinct(clicks.session), n_distinct(clicks.item)
     times = span(clicks.time.min(), clicks.time.max())
     print(f"{len(clicks):,} clicks of {of_users}{n_sessions:,} sessions on {n_items:,} items, {times} UTC", flush=True)
     if not all(PLAUSIBLE[0] <= time < PLAUSIBLE[1] for time in (clicks.time.min(), clicks.time.max())):

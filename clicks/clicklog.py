@@ -15,15 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from clicks.clickfile import Clicks
+from clicks.clickfile import Clicks, joined
 from clicks.delimited import STREAMED_AT_ONCE, first_line, read_columns, stream_columns
 from clicks.integerids import with_integer_ids
 from clicks.jsonlines import is_json, json_blocks
 from clicks.logformat import LogFormat
 from clicks.opening import PARQUET, kind_of
 from clicks.parquetlog import parquet_blocks
+from clicks.sidebyside import side_by_side
 from clicks.textkinds import Layout, Text, why_not_utf8
 from terminal.errors import UserError, listed, warn
+from terminal.memory import give_back_freed_memory
 
 AT_ONCE = 2**20
 NO_CLICK = -1  # in the place of an item; as an index it is the last place, and text is numbered from 0
@@ -96,13 +98,13 @@ def read_events(
             f"{' and '.join(map(str, paths))} holds no clicks: {left_out}{counts.without_session:,} have no "
             f"{log.session}, {counts.without_item:,} no {log.item}"
         )
-    time, *differences = map(np.concatenate, zip(*(part.times for part in parts), strict=True))
-    for part in parts:
-        part.times.clear()
-    items = [part.item for part in parts]
-    session, session_names = _one_numbering([part.session for part in parts])
+    times = [list(of_parts) for of_parts in zip(*(part.times for part in parts), strict=True)]
+    ids = [part.session for part in parts], [part.item for part in parts]
     del parts
-    item, item_names = _one_numbering(items)
+    time, *differences = map(joined, times)
+    (session, session_names), (item, item_names) = side_by_side(_one_numbering, ids)
+    del ids
+    give_back_freed_memory()
     if log.first_date:
         earliest = np.full(len(session_names), np.iinfo(np.int64).max)
         np.minimum.at(earliest, session, time)
