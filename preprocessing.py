@@ -234,7 +234,9 @@ def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: Namespace) ->
     if has_users:
         doubts_about_users(lines, log.session)
     of_users = f"{len(lines.session_names):,} users in " if has_users else ""
-    clicks = sessions_of(lines, ends, Handling.of(flags))
+    handed_on = [lines]
+    del lines  # so that its arrays go as soon as others take their places
+    clicks = sessions_of(handed_on.pop(), ends, Handling.of(flags))
     n_sessions, n_items = n_distinct(clicks.session), n_distinct(clicks.item)
     times = span(clicks.time.min(), clicks.time.max())
     print(f"{len(clicks):,} clicks of {of_users}{n_sessions:,} sessions on {n_items:,} items, {times} UTC", flush=True)

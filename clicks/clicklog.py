@@ -27,7 +27,8 @@ from clicks.textkinds import Layout, Text, why_not_utf8
 from terminal.errors import UserError, listed, warn
 from terminal.memory import give_back_freed_memory
 
-AT_ONCE = 2**20
+AT_ONCE = 2**20  # clicks
+GIVEN_BACK_AFTER = 64  # parts
 NO_CLICK = -1  # in the place of an item; as an index it is the last place, and text is numbered from 0
 
 
@@ -103,7 +104,6 @@ def read_events(
     del parts
     time, *differences = map(joined, times)
     (session, session_names), (item, item_names) = side_by_side(_one_numbering, ids)
-    del ids
     give_back_freed_memory()
     if log.first_date:
         earliest = np.full(len(session_names), np.iinfo(np.int64).max)
@@ -199,17 +199,24 @@ def _one_numbering(parts: list[Text]) -> tuple[np.ndarray, pa.LargeStringArray]:
     """The ids of several parts as numbers, int32, and the text of each; text that no line has is left out.
 
     Numbers are in the order of first appearance, that of text that was left out included. ``NO_CLICK`` stays as it is.
+    The parts are used up: there is not always room for them and for the result.
     """
-    encoded = pa.chunked_array([part.values for part in parts]).dictionary_encode()
+    codes_of = [part.codes for part in parts]
+    values = pa.chunked_array([part.values for part in parts])
+    parts.clear()
+    encoded = values.dictionary_encode()
+    del values
     names = encoded.chunk(0).dictionary  # that of every chunk is that of all: to unify them takes all in each
-    numbers_of = [np.append(chunk.indices.to_numpy(), np.int32(NO_CLICK)) for chunk in encoded.chunks]
-    codes = np.empty(sum(map(len, parts)), dtype=np.int32)
+    codes = np.empty(sum(map(len, codes_of)), dtype=np.int32)
     occurs = np.zeros(len(names) + 1, dtype=np.bool_)
     end = 0
-    for part, numbers in zip(parts, numbers_of, strict=True):
-        start, end = end, end + len(part)
-        codes[start:end] = numbers[part.codes]
+    for place, chunk in enumerate(encoded.chunks):
+        of_part, codes_of[place] = codes_of[place], None
+        start, end = end, end + len(of_part)
+        codes[start:end] = np.append(chunk.indices.to_numpy(), np.int32(NO_CLICK))[of_part]
         occurs[codes[start:end]] = True
+        if place % GIVEN_BACK_AFTER == 0:
+            give_back_freed_memory()
     if not occurs[:NO_CLICK].all():
         numbers = np.cumsum(occurs, dtype=np.int32) - 1
         numbers[NO_CLICK] = NO_CLICK

@@ -60,7 +60,7 @@ def sessions_of(lines: Clicks, file_ends: Sequence[int], how: Handling) -> Click
         asks for another.
     """
     if how.whole_seconds:
-        lines = replace(lines, time=lines.time // 1000 * 1000)
+        lines.time[:] -= lines.time % 1000
     lines = _items_by_appearance(lines) if how.order == BY_APPEARANCE else _by_id(lines, items=how.order == BY_ID)
     if how.sessions_per_file:
         lines = replace(lines, session=_of_their_files(lines.session, file_ends), session_names=None)
