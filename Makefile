@@ -22,7 +22,7 @@ test-oldest: .venv-oldest/installed-tests
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto
 
 test-long: .venv/installed-tests
-	FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz.py tests/test_fuzz_readers.py tests/test_fuzz_parquet.py
+	FUZZ_CASES=10000 $(BIN)/python -m pytest tests/test_fuzz*.py
 	$(BIN)/python -m pytest -m long
 
 lint: .venv/installed-tests

@@ -48,7 +48,7 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([pa.DictionaryArray.from_arrays(encoded.indices, texts)])
 
 
-def text_of(value: Any) -> str:
+def text_of(value: Any, is_id: bool = True) -> str:
     """A value as it would stand in a file of text.
 
     Raises:
@@ -60,10 +60,10 @@ def text_of(value: Any) -> str:
         return value.decode("utf-8", "surrogateescape")
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and is_id:
         if abs(value) >= EXACT:
             raise ValueError(f"{value!r}, a number with a point that has lost digits")
-        return str(int(value))
+        return str(int(value)) if value.is_integer() else str(value)
     if isinstance(value, str | int | float):
         return str(value)
     raise ValueError("a list" if isinstance(value, list) else "an object")
@@ -86,7 +86,7 @@ def converted_one_by_one(
         row = {}
         for (name, kind), value in zip(kinds.items(), values, strict=True):
             try:
-                row[name] = text_of(value)
+                row[name] = text_of(value, is_id=not _is_number(kind))
                 problem = why_unfit(name, row[name], kind)
             except ValueError as error:
                 problem = f"{name} is {error}, expected {kind.expected}"

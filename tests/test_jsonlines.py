@@ -121,10 +121,11 @@ WRONG = {
     "control characters": (r'{"s": 1, "i": "a\u0001", "t": 3}' + "\n", rf"i is 'a\x01', {NO_ID}"),
     "half a character": (r'{"s": 1, "i": "\ud800", "t": 3}' + "\n", rf"i is '\ud800', {NO_ID}"),
     "lost digits": ('{"s": 1, "i": 1e19, "t": 3}\n', f"i is 1e+19, {LOST}, {NO_ID}"),
+    "an infinite id": ('{"s": 1, "i": 1e400, "t": 3}\n', f"i is inf, {LOST}, {NO_ID}"),
     "no time": ('{"s": 1, "i": 2}\n', f"t is '', {NO_TIME}"),
     "a time that is none": ('{"s": 1, "i": 2, "t": true}\n', f"t is 'true', {NO_TIME}"),
     "not a number": ('{"s": 1, "i": 2, "t": NaN}\n', f"t is '', {NO_TIME}"),
-    "beyond all times": ('{"s": 1, "i": 2, "t": 1e300}\n', f"t is 1e+300, {LOST}, {NO_TIME}"),
+    "beyond all times": ('{"s": 1, "i": 2, "t": 1e300}\n', f"t is '1e+300', {NO_TIME}"),
 }
 
 

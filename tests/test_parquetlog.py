@@ -90,6 +90,12 @@ def test_a_log_is_read_in_blocks_and_filtered(tmp_path, monkeypatch):
     assert counts.filtered == 17
 
 
+def test_nanoseconds_that_are_floating_point_numbers_are_times_beside_one_that_is_none(tmp_path):
+    path = write(tmp_path / "log", s=[1, 2], i=[5, 6], t=[1.6593048e18, None])
+    rows, _ = read(path, LogFormat("s", "t", "i", "nanoseconds"), skip_bad_lines=True)
+    assert rows == [("1", "5", 1659304800000)]
+
+
 def test_dates_and_differences(tmp_path):
     days = pa.array([datetime(2016, 5, 1), datetime(2016, 5, 2)]).cast(pa.date32())
     path = write(tmp_path / "log", s=["a", "a"], day=days, i=[5, 6], ms=[1000, 2000])
