@@ -70,10 +70,10 @@ def make_parser(doc: str | None = None) -> FlagParser:
     log.add_argument(
         "--columns",
         metavar="SESSION,TIME,ITEM",
-        help="read a log with a header, and in it the columns of these names; TIME may be DATES+MILLISECONDS, two "
-        "columns to add (default: YooChoose's format, without a header)",
+        help="read a log whose columns have names (text with a header, Parquet, or JSON lines), and in it these columns; "
+        "TIME may be DATES+MILLISECONDS, two columns to add (default: YooChoose's format, which has no names)",
     )
-    log.add_argument("--sep", metavar="CHARACTER", help="what separates the log's columns; \\t: a tab (default: ,)")
+    log.add_argument("--sep", metavar="CHARACTER", help="what separates the columns of text; \\t: a tab (default: ,)")
     log.add_argument(
         "--time_format",
         metavar="FORMAT",
@@ -226,7 +226,9 @@ def log_format(flags: Namespace) -> LogFormat | None:
     if flags.columns is None:
         for name in OF_A_LOG:
             if getattr(flags, name) is not None:
-                raise UserError(f"--{name} is for logs with a header: say with --columns which columns are to be read")
+                raise UserError(
+                    f"--{name} is for logs whose columns have names: say with --columns which columns are to be read"
+                )
         return None
     if flags.drop_by_line:
         raise UserError("--drop_by_line is for YooChoose's format: leave it out, or --columns")

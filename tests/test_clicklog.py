@@ -451,8 +451,8 @@ def test_every_keep_counts(keep, expected, tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--sep ;", "--sep is for logs with a header"),
-        ("--keep a=b", "--keep is for logs with a header"),
+        ("--sep ;", "--sep is for logs whose columns have names"),
+        ("--keep a=b", "--keep is for logs whose columns have names"),
         ("--columns a,b,c --time_format iso", "--columns needs --clicks"),
         ("--clicks x --columns a,b,c", "--columns needs --time_format"),
         ("--clicks x --columns a,b --time_format iso", "--columns a,b is not three names"),
