@@ -19,19 +19,20 @@ def order_by_session(session: np.ndarray, time: np.ndarray) -> np.ndarray:
     """
     in_order = bool(np.all(time[1:] >= time[:-1]))
     by_time = None if in_order else np.argsort(time, kind="stable")
-    by_session = _grouped(session if by_time is None else session[by_time])
-    return by_session if by_time is None else by_time[by_session]
-
-
-def _grouped(session: np.ndarray) -> np.ndarray:
-    """A stable argsort."""
-    n = len(session)
-    most = int(session.max(initial=0))
+    n, most = len(session), int(session.max(initial=0))
     if session.min(initial=0) < 0 or most > DENSE * n or max(most, n) >= 2**31 - 1:
-        return np.argsort(session, kind="stable")
+        if by_time is None:
+            return np.argsort(session, kind="stable")
+        return by_time[np.argsort(session[by_time], kind="stable")]
     places = np.arange(n, dtype=np.int32)
-    lines = coo_array((np.ones(n, dtype=np.int8), (session.astype(np.int32, copy=False), places)), (most + 1, n))
-    return lines.tocsr().indices  # a row a session, its columns in their order
+    if by_time is None:
+        order, row = places, session
+    else:
+        order = by_time.astype(np.int32)
+        del by_time
+        row = session[order]
+    row = row.astype(np.int32, copy=False)
+    return coo_array((order, (row, places)), (most + 1, n)).tocsr().data  # a row a session, its clicks as they came
 
 
 def gathered(column: np.ndarray, order: np.ndarray) -> np.ndarray:
