@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from clicks.clickfile import DAY, Clicks, concatenated, n_distinct, read_raw_clicks, session_offsets
+from clicks.clickfile import DAY, Clicks, concatenated, read_raw_clicks, session_offsets
 from clicks.clicklog import read_events
 from clicks.datasets import PUBLISHED, YOOCHOOSE, equals_published, find_files
 from clicks.doubts import doubt_the_last_days, doubts_about_files, doubts_about_sessions, doubts_about_users
@@ -237,7 +237,7 @@ def read_sessions_of_log(paths: list[Path], log: LogFormat, flags: Namespace) ->
     handed_on = [lines]
     del lines  # so that its arrays go as soon as others take their places
     clicks = sessions_of(handed_on.pop(), ends, Handling.of(flags))
-    n_sessions, n_items = n_distinct(clicks.session), n_distinct(clicks.item)
+    n_sessions, n_items = len(pd.unique(clicks.session)), len(pd.unique(clicks.item))
     times = span(clicks.time.min(), clicks.time.max())
     print(f"{len(clicks):,} clicks of {of_users}{n_sessions:,} sessions on {n_items:,} items, {times} UTC", flush=True)
     if not all(PLAUSIBLE[0] <= time < PLAUSIBLE[1] for time in (clicks.time.min(), clicks.time.max())):

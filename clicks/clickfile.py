@@ -22,7 +22,7 @@ import pyarrow.csv
 
 from clicks.delimited import STREAMED_AT_ONCE, blocks_of_lines, first_line, lines, read_columns, stream_columns
 from clicks.leadingzeros import columns_with_zeros
-from clicks.order import DENSE, gathered, order_by_session
+from clicks.order import gathered, order_by_session
 from clicks.sidebyside import side_by_side
 from clicks.textkinds import INTEGER, PLAIN_TEXT, SECONDS, ColumnKind, Layout, Text, is_integer, to_numpy
 from terminal.atomicfile import write_together
@@ -140,15 +140,6 @@ def session_offsets(session: np.ndarray) -> np.ndarray:
         return np.zeros(1, dtype=np.int64)
     first_clicks = np.flatnonzero(session[1:] != session[:-1]) + 1
     return np.concatenate(([0], first_clicks, [len(session)]))
-
-
-def n_distinct(ids: np.ndarray) -> int:
-    """How many different ids there are: ``len(np.unique(ids))``, faster where they are numbers from 0 or nearly so."""
-    if len(ids) == 0 or ids.min() < 0 or ids.max() > DENSE * len(ids):
-        return len(pd.unique(ids))
-    there = np.zeros(ids.max() + 1, dtype=np.bool_)
-    there[ids] = True
-    return int(np.count_nonzero(there))
 
 
 def joined(parts: list[np.ndarray]) -> np.ndarray:

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from clicks.clickfile import Clicks, n_distinct, session_offsets, write_clicks
+import pandas as pd
+
+from clicks.clickfile import Clicks, session_offsets, write_clicks
 from terminal.atomicfile import write_together
 from terminal.errors import UserError
 
@@ -36,7 +38,7 @@ class Size:
 
 def size_of(clicks: Clicks) -> Size:
     """Count clicks, sessions and items; the clicks of a session lie together."""
-    return Size(len(clicks), len(session_offsets(clicks.session)) - 1, n_distinct(clicks.item))
+    return Size(len(clicks), len(session_offsets(clicks.session)) - 1, len(pd.unique(clicks.item)))
 
 
 @dataclass(frozen=True)

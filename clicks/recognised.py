@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from clicks.clickfile import PREPARED_COLUMNS, Clicks, n_distinct, read_clicks, session_offsets
+from clicks.clickfile import PREPARED_COLUMNS, Clicks, read_clicks, session_offsets
 from clicks.delimited import first_line
 from clicks.opening import PARQUET, kind_of
 from clicks.parquetfile import read_parquet
@@ -52,7 +53,7 @@ def unclear(path: Path, header: str) -> UserError:
 
 def _said(path: Path, clicks: Clicks, words: str) -> Clicks:
     """The clicks, after a line about them on stderr."""
-    n_apart = len(session_offsets(clicks.session)) - 1 - n_distinct(clicks.session)
+    n_apart = len(session_offsets(clicks.session)) - 1 - len(pd.unique(clicks.session))
     together = clicks.session[1:] == clicks.session[:-1]
     goes_back = bool(np.any(together & (clicks.time[1:] < clicks.time[:-1])))
     order = "; sessions lie apart" if n_apart else "; times go back within sessions" if goes_back else ""
