@@ -141,6 +141,17 @@ def test_a_line_that_does_not_fit_is_named_or_skipped(tmp_path, capsys, monkeypa
     assert f"skipped 1 lines that are not clicks; line 8: {problem}" in capsys.readouterr().err
 
 
+def test_lines_are_counted_right_wherever_a_block_ends(tmp_path, monkeypatch):
+    """A block that ended between the two bytes of a line end had counted it twice."""
+    lines = [A_CLICK.strip()] * 8 + ["5"]
+    monkeypatch.setattr(jsonlines, "LOOKED_AT", 1)
+    for line_end in ("\n", "\r", "\r\n"):
+        for at_once in range(20, 90, 3):
+            monkeypatch.setattr(jsonlines, "STREAMED_AT_ONCE", at_once)
+            with pytest.raises(UserError, match="log, line 9: no JSON object"):
+                read(tmp_path, line_end.join(lines) + line_end)
+
+
 def test_latin1_is_named(tmp_path):
     with pytest.raises(UserError, match=re.escape("line 2: i is no text in UTF-8 ('é' in Latin-1: iconv")):
         read(tmp_path, A_CLICK.encode() + b'{"s": 1, "i": "\xe9", "t": 3}\n')
