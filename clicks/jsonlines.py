@@ -76,7 +76,7 @@ def _columns_of(path: Path, skip_bad_lines: bool) -> dict[str, _Column]:
     found: dict[str, _Column] = {}
     for number, line in enumerate(islice(lines(path), LOOKED_AT), start=1):
         try:
-            record = _object(line) if line else {}
+            record = _object(line) if line.strip() else {}
         except ValueError as error:
             if not skip_bad_lines:
                 raise UserError(f"{path}, line {number}: {error}") from error

@@ -152,6 +152,11 @@ def test_lines_are_counted_right_wherever_a_block_ends(tmp_path, monkeypatch):
                 read(tmp_path, line_end.join(lines) + line_end)
 
 
+def test_a_line_of_spaces_is_no_line(tmp_path):
+    """Among the first lines, too, which are looked at for the columns."""
+    assert read(tmp_path, A_CLICK + "  \n" + A_CLICK)[0] == [("1", "2", 1659304800025)] * 2
+
+
 def test_latin1_is_named(tmp_path):
     with pytest.raises(UserError, match=re.escape("line 2: i is no text in UTF-8 ('é' in Latin-1: iconv")):
         read(tmp_path, A_CLICK.encode() + b'{"s": 1, "i": "\xe9", "t": 3}\n')
