@@ -27,9 +27,11 @@ def converted(column: pa.ChunkedArray, kind: ColumnKind) -> Any:
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if _is_number(kind):
-        return kind.convert(column.cast(pa.float64(), safe=False))
-    return kind.convert(_as_text(column))
+    if not _is_number(kind):
+        return kind.convert(_as_text(column))
+    if pa.types.is_boolean(column.type):
+        raise ValueError("switches are no numbers")
+    return kind.convert(column.cast(pa.float64(), safe=False))
 
 
 def _is_number(kind: ColumnKind) -> bool:

@@ -157,6 +157,12 @@ def test_a_line_of_spaces_is_no_line(tmp_path):
     assert read(tmp_path, A_CLICK + "  \n" + A_CLICK)[0] == [("1", "2", 1659304800025)] * 2
 
 
+@pytest.mark.parametrize("time", ["t", "day+t"])
+def test_a_switch_is_no_number_though_all_values_are_switches(tmp_path, time):
+    with pytest.raises(UserError, match="line 1: t is 'true', expected"):
+        read(tmp_path, '{"s": 1, "i": 2, "day": 5, "t": true}\n', LogFormat("s", time, "i", "milliseconds"))
+
+
 def test_latin1_is_named(tmp_path):
     with pytest.raises(UserError, match=re.escape("line 2: i is no text in UTF-8 ('é' in Latin-1: iconv")):
         read(tmp_path, A_CLICK.encode() + b'{"s": 1, "i": "\xe9", "t": 3}\n')
