@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress, islice
+from itertools import compress, islice, permutations
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ def json_blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[
     """The columns of the log that make the time, and blocks of all that are to be read, each as its kind has it.
 
     Raises:
-        UserError: the first lines have no such columns, or, while blocks are read, a line does not fit.
+        UserError: the first lines have no such columns, two are within each other, or, while blocks are read, a line
+            does not fit.
     """
     found = _columns_of(path, skip_bad_lines)
     of_time, kinds = log.columns_among(list(found), f"{path}, its first lines")
@@ -52,6 +53,9 @@ def json_blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[
     if len(lists) > 1:
         one, other = (".".join(keys) for keys in sorted(lists)[:2])
         raise UserError(f"{path}: {one} and {other} are two lists: name columns of one of them")
+    for name, other in permutations(kinds, 2):
+        if found[name].keys == found[other].keys[: len(found[name].keys)]:
+            raise UserError(f"{path}: {other} is within {name}, which has no value of its own: name another column")
     events = _Events({name: found[name] for name in kinds}, next(iter(lists), ()))
     return of_time, _blocks(path, kinds, events, Unfit(path, "line", skip_bad_lines))
 

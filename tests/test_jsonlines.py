@@ -172,6 +172,11 @@ SHAPES = {
     "a list of all": ("[\n{}\n]", FLAT, "log is JSON with all events in one list: write one a line (jq -c '.[]' FILE)"),
     "an object over lines": ('{\n"s": 1}', FLAT, "log, line 1: no JSON object (Expecting property name"),
     "no such column": (A_CLICK, LogFormat("s", "t", "item", "iso"), "log, its first lines: there is no column 'item'"),
+    "a column within another": (
+        '{"a": {"b": 1}, "t": 2}\n{"a": null, "t": 2}',
+        LogFormat("a", "t", "a.b", "seconds"),
+        "log: a.b is within a, which has no value of its own: name another column",
+    ),
     "two lists": (
         '{"a": [{"s": 1, "i": 2}], "b": [{"t": 3}]}',
         LogFormat("a.s", "b.t", "a.i", "seconds"),
