@@ -165,7 +165,7 @@ def _blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[str]
             raise ValueError(f"a column's name is {why}")
     except ValueError as error:
         raise UserError(f"{path}, line 1: {error}") from error
-    of_time, kinds = log.columns_among(names, f"{path}, line 1")
+    of_time, kinds = log.columns_among(names, f"{path}, line 1", is_text=True)
     layout = replace(layout, names=names, kinds=kinds)
     if skip_bad_lines:
         return of_time, iter([read_columns(path, layout, skip_bad_lines)])

@@ -172,6 +172,8 @@ SHAPES = {
     "a list of all": ("[\n{}\n]", FLAT, "log is JSON with all events in one list: write one a line (jq -c '.[]' FILE)"),
     "an object over lines": ('{\n"s": 1}', FLAT, "log, line 1: no JSON object (Expecting property name"),
     "no such column": (A_CLICK, LogFormat("s", "t", "item", "iso"), "log, its first lines: there is no column 'item'"),
+    "one column": ('{"a": 1}', FLAT, "log, its first lines: there is no column 's'; there are a"),
+    "no columns": ("{}", FLAT, "log, its first lines: there is no column 's'; there are none"),
     "a column within another": (
         '{"a": {"b": 1}, "t": 2}\n{"a": null, "t": 2}',
         LogFormat("a", "t", "a.b", "seconds"),

@@ -168,6 +168,11 @@ def test_a_column_that_cannot_be_read_is_refused(tmp_path, changed, log, sentenc
         read(path, log)
 
 
+def test_the_separator_of_text_is_not_doubted_where_there_is_no_text(tmp_path):
+    with pytest.raises(UserError, match="log: there is no column 's'; there are a$"):
+        read(write(tmp_path / "log", a=[1]))
+
+
 def test_a_damaged_file_is_refused(tmp_path):
     path = write(tmp_path / "log", s=np.arange(5000), i=np.arange(5000), t=np.arange(5000))
     content = path.read_bytes()
