@@ -158,6 +158,8 @@ def _blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[str]
     first = first_line(path)
     if is_json(path, first):
         return json_blocks(path, log, skip_bad_lines)
+    if not first.strip():
+        raise UserError(f"{path}, line 1 is empty: expected the names of the columns, or a JSON object")
     layout = Layout((), {}, has_header=True, separator=log.separator, quoted=True)
     try:
         names = [layout.value(name) for name in layout.split(first)]

@@ -171,6 +171,11 @@ def test_latin1_is_named(tmp_path):
 SHAPES = {
     "a list of all": ("[\n{}\n]", FLAT, "log is JSON with all events in one list: write one a line (jq -c '.[]' FILE)"),
     "an object over lines": ('{\n"s": 1}', FLAT, "log, line 1: no JSON object (Expecting property name"),
+    "an empty first line": (
+        "\ufeff\n" + A_CLICK,
+        FLAT,
+        "log, line 1 is empty: expected the names of the columns, or a",
+    ),
     "no such column": (A_CLICK, LogFormat("s", "t", "item", "iso"), "log, its first lines: there is no column 'item'"),
     "one column": ('{"a": 1}', FLAT, "log, its first lines: there is no column 's'; there are a"),
     "no columns": ("{}", FLAT, "log, its first lines: there is no column 's'; there are none"),
