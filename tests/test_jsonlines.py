@@ -119,6 +119,7 @@ WRONG = {
     "an item that is an object": ('{"s": 1, "i": {}, "t": 3}\n', f"i is an object, {NO_ID}"),
     "control characters": (r'{"s": 1, "i": "a\u0001", "t": 3}' + "\n", rf"i is 'a\x01', {NO_ID}"),
     "half a character": (r'{"s": 1, "i": "\ud800", "t": 3}' + "\n", rf"i is '\ud800', {NO_ID}"),
+    "halves of characters": (r'{"s": 1, "i": "\udc80\ud800", "t": 3}' + "\n", rf"i is '\udc80\ud800', {NO_ID}"),
     "lost digits": ('{"s": 1, "i": 1e19, "t": 3}\n', f"i is 1e+19, {LOST}, {NO_ID}"),
     "an infinite id": ('{"s": 1, "i": 1e400, "t": 3}\n', f"i is inf, {LOST}, {NO_ID}"),
     "no time": ('{"s": 1, "i": 2}\n', f"t is '', {NO_TIME}"),
