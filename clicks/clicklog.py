@@ -99,6 +99,8 @@ def read_events(
             f"{' and '.join(map(str, paths))} holds no clicks: {left_out}{counts.without_session:,} have no "
             f"{log.session}, {counts.without_item:,} no {log.item}"
         )
+    if len({len(part.times) for part in parts}) > 1:
+        raise UserError(f"{' and '.join(map(str, paths))}: {log.time} is a column of one, and two columns of another")
     times = [list(of_parts) for of_parts in zip(*(part.times for part in parts), strict=True)]
     ids = [part.session for part in parts], [part.item for part in parts]
     del parts
