@@ -24,6 +24,7 @@ from clicks.typedcolumns import DOES_NOT_FIT, Unfit, converted, converted_one_by
 from terminal.errors import UserError
 
 LOOKED_AT = 1000  # lines that tell which columns there are
+DEEPEST = 100  # keys: what is behind more is no column
 _PARSED_AT_ONCE = 2**22  # bytes, by each core
 _TYPES = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
@@ -94,7 +95,7 @@ def _columns_of(path: Path, skip_bad_lines: bool) -> dict[str, _Column]:
 
 def _columns_within(value: Any, keys: tuple[str, ...] = (), in_list: tuple[str, ...] = ()) -> Iterator[_Column]:
     if isinstance(value, dict):
-        for key, part in value.items():
+        for key, part in value.items() if len(keys) < DEEPEST else ():
             yield from _columns_within(part, (*keys, key), in_list)
     elif isinstance(value, list) and not in_list:
         for part in value:

@@ -163,6 +163,15 @@ def test_a_switch_is_no_number_though_all_values_are_switches(tmp_path, time):
         read(tmp_path, '{"s": 1, "i": 2, "day": 5, "t": true}\n', LogFormat("s", time, "i", "milliseconds"))
 
 
+def test_objects_as_deep_as_they_can_be_are_passed_over(tmp_path, monkeypatch):
+    """Python reads deeper ones, from 3.12 on, than its functions can call each other."""
+    deep = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    monkeypatch.setattr(jsonlines, "_object", lambda line: json.loads(line) | {"deep": deep})
+    assert read(tmp_path, A_CLICK)[0] == [("1", "2", 1659304800025)]
+
+
 def test_latin1_is_named(tmp_path):
     with pytest.raises(UserError, match=re.escape("line 2: i is no text in UTF-8 ('é' in Latin-1: iconv")):
         read(tmp_path, A_CLICK.encode() + b'{"s": 1, "i": "\xe9", "t": 3}\n')
