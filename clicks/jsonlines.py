@@ -38,7 +38,7 @@ def is_json(path: Path, first_line: str) -> bool:
     begun = first_line.removeprefix("\ufeff").strip()
     if begun == "[" or begun.startswith("[{"):
         raise UserError(f"{path} is JSON with all events in one list: write one a line (jq -c '.[]' FILE)")
-    return begun.startswith("{")
+    return re.match(r"\{\s*(['\"}]|$)", begun) is not None  # a header, too, may begin with a brace
 
 
 def json_blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[str], Iterator[dict[str, Any]]]:

@@ -172,6 +172,10 @@ def test_objects_as_deep_as_they_can_be_are_passed_over(tmp_path, monkeypatch):
     assert read(tmp_path, A_CLICK)[0] == [("1", "2", 1659304800025)]
 
 
+def test_a_header_may_begin_with_a_brace(tmp_path):
+    assert read(tmp_path, "{s},t,i\n1,2,3\n", LogFormat("{s}", "t", "i", "seconds"))[0] == [("1", "3", 2000)]
+
+
 def test_latin1_is_named(tmp_path):
     with pytest.raises(UserError, match=re.escape("line 2: i is no text in UTF-8 ('é' in Latin-1: iconv")):
         read(tmp_path, A_CLICK.encode() + b'{"s": 1, "i": "\xe9", "t": 3}\n')
