@@ -99,6 +99,8 @@ def read_events(
             f"{' and '.join(map(str, paths))} holds no clicks: {left_out}{counts.without_session:,} have no "
             f"{log.session}, {counts.without_item:,} no {log.item}"
         )
+    if len({len(part.times) for part in parts}) > 1:
+        raise UserError(f"{' and '.join(map(str, paths))}: {log.time} is a column of one, and two columns of another")
     times = [list(of_parts) for of_parts in zip(*(part.times for part in parts), strict=True)]
     ids = [part.session for part in parts], [part.item for part in parts]
     del parts
@@ -158,6 +160,8 @@ def _blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[str]
     first = first_line(path)
     if is_json(path, first):
         return json_blocks(path, log, skip_bad_lines)
+    if not first.strip():
+        raise UserError(f"{path}, line 1 is empty: expected the names of the columns, or a JSON object")
     layout = Layout((), {}, has_header=True, separator=log.separator, quoted=True)
     try:
         names = [layout.value(name) for name in layout.split(first)]
@@ -165,7 +169,7 @@ def _blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[str]
             raise ValueError(f"a column's name is {why}")
     except ValueError as error:
         raise UserError(f"{path}, line 1: {error}") from error
-    of_time, kinds = log.columns_among(names, f"{path}, line 1")
+    of_time, kinds = log.columns_among(names, f"{path}, line 1", is_text=True)
     layout = replace(layout, names=names, kinds=kinds)
     if skip_bad_lines:
         return of_time, iter([read_columns(path, layout, skip_bad_lines)])

@@ -203,7 +203,7 @@ def blocks_of_lines(path: Path, at_once: int | None = None) -> Iterator[bytes]:
     try:
         with arrow_stream(path) as stream:
             while content := stream.read(at_once or READ_AT_ONCE):
-                end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
+                end = max(content.rfind(b"\n"), content.rfind(b"\r", 0, -1)) + 1  # behind the last \r, \n may come
                 if end:
                     yield b"".join((begun, memoryview(content)[:end]))
                     begun = b""

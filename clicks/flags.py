@@ -70,8 +70,8 @@ def make_parser(doc: str | None = None) -> FlagParser:
     log.add_argument(
         "--columns",
         metavar="SESSION,TIME,ITEM",
-        help="read a log whose columns have names (text with a header, Parquet, JSON lines), and in it these; TIME may "
-        "be DATES+MILLISECONDS, two columns to add (default: YooChoose's format, which has no names)",
+        help="read a log whose columns have names (text with a header, Parquet, or JSON lines), and in it these; TIME "
+        "may be DATES+MILLISECONDS, two columns to add (default: YooChoose's format, which has no names)",
     )
     log.add_argument("--sep", metavar="CHARACTER", help="what separates the columns of text; \\t: a tab (default: ,)")
     log.add_argument(

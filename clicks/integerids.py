@@ -5,12 +5,19 @@ text.
 """
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from clicks.clickfile import Clicks
+
+
+@cache
+def exact_below(kind: type | np.dtype) -> int:
+    """Whole numbers below it are exact as floating-point numbers of a kind, so they are the ids that they were."""
+    return 2 ** (np.finfo(kind).nmant + 1)
 
 
 def with_integer_ids(clicks: Clicks) -> Clicks:

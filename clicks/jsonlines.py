@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress, islice
+from itertools import compress, islice, permutations
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from clicks.typedcolumns import DOES_NOT_FIT, Unfit, converted, converted_one_by
 from terminal.errors import UserError
 
 LOOKED_AT = 1000  # lines that tell which columns there are
+DEEPEST = 100  # keys: what is behind more is no column
 _PARSED_AT_ONCE = 2**22  # bytes, by each core
 _TYPES = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
@@ -37,14 +38,15 @@ def is_json(path: Path, first_line: str) -> bool:
     begun = first_line.removeprefix("\ufeff").strip()
     if begun == "[" or begun.startswith("[{"):
         raise UserError(f"{path} is JSON with all events in one list: write one a line (jq -c '.[]' FILE)")
-    return begun.startswith("{")
+    return re.match(r"\{\s*(['\"}]|$)", begun) is not None  # a header, too, may begin with a brace
 
 
 def json_blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[str], Iterator[dict[str, Any]]]:
     """The columns of the log that make the time, and blocks of all that are to be read, each as its kind has it.
 
     Raises:
-        UserError: the first lines have no such columns, or, while blocks are read, a line does not fit.
+        UserError: the first lines have no such columns, two are within each other, or, while blocks are read, a line
+            does not fit.
     """
     found = _columns_of(path, skip_bad_lines)
     of_time, kinds = log.columns_among(list(found), f"{path}, its first lines")
@@ -52,6 +54,9 @@ def json_blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[
     if len(lists) > 1:
         one, other = (".".join(keys) for keys in sorted(lists)[:2])
         raise UserError(f"{path}: {one} and {other} are two lists: name columns of one of them")
+    for name, other in permutations(kinds, 2):
+        if found[name].keys == found[other].keys[: len(found[name].keys)]:
+            raise UserError(f"{path}: {other} is within {name}, which has no value of its own: name another column")
     events = _Events({name: found[name] for name in kinds}, next(iter(lists), ()))
     return of_time, _blocks(path, kinds, events, Unfit(path, "line", skip_bad_lines))
 
@@ -76,7 +81,7 @@ def _columns_of(path: Path, skip_bad_lines: bool) -> dict[str, _Column]:
     found: dict[str, _Column] = {}
     for number, line in enumerate(islice(lines(path), LOOKED_AT), start=1):
         try:
-            record = _object(line) if line else {}
+            record = _object(line) if line.strip() else {}
         except ValueError as error:
             if not skip_bad_lines:
                 raise UserError(f"{path}, line {number}: {error}") from error
@@ -90,7 +95,7 @@ def _columns_of(path: Path, skip_bad_lines: bool) -> dict[str, _Column]:
 
 def _columns_within(value: Any, keys: tuple[str, ...] = (), in_list: tuple[str, ...] = ()) -> Iterator[_Column]:
     if isinstance(value, dict):
-        for key, part in value.items():
+        for key, part in value.items() if len(keys) < DEEPEST else ():
             yield from _columns_within(part, (*keys, key), in_list)
     elif isinstance(value, list) and not in_list:
         for part in value:

@@ -34,12 +34,15 @@ class LogFormat:
     first_date: bool = False
     nulls: Sequence[str] = NULLS
 
-    def columns_among(self, names: Sequence[str], where: str) -> tuple[list[str], dict[str, ColumnKind]]:
+    def columns_among(
+        self, names: Sequence[str], where: str, is_text: bool = False
+    ) -> tuple[list[str], dict[str, ColumnKind]]:
         """The columns that make the time, and what every column that is to be read holds.
 
         Args:
             names: of all columns that the log has.
             where: the file, and the place in it that the names are from, for a message.
+            is_text: the names are told apart by the separator.
 
         Raises:
             UserError: a column is not there, or it is asked for twice.
@@ -56,12 +59,13 @@ class LogFormat:
         kinds |= dict(zip(of_time, (time_kind(self.time_format), DIFFERENCE), strict=False))
         for name in kinds:
             if names.count(name) != 1:
-                raise UserError(f"{where}: {self._why_not_a_column(name, names)}")
+                raise UserError(f"{where}: {self._why_not_a_column(name, names, is_text)}")
         return of_time, kinds
 
-    def _why_not_a_column(self, name: str, names: Sequence[str]) -> str:
+    def _why_not_a_column(self, name: str, names: Sequence[str], is_text: bool) -> str:
         """Why a name does not name a column."""
         if name in names:
             return f"there are {names.count(name)} columns {name!r}"
-        hint = f" (is --sep {self.separator!r} right?)" if len(names) == 1 else did_you_mean(name, names)
-        return f"there is no column {name!r}{hint}; there are {listed(names)}"
+        wrong_separator = is_text and len(names) == 1
+        hint = f" (is --sep {self.separator!r} right?)" if wrong_separator else did_you_mean(name, names)
+        return f"there is no column {name!r}{hint}; there are {listed(names) or 'none'}"

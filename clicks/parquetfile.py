@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from clicks.clickfile import Clicks
 from clicks.columns import milliseconds, places_of_columns
-from clicks.integerids import with_integer_ids
+from clicks.integerids import exact_below, with_integer_ids
 from clicks.textkinds import MILLISECONDS, MOST_SECONDS, to_nonempty_text, to_numpy
 from clicks.times import time_kind
 from terminal.errors import UserError
@@ -70,6 +70,8 @@ def _ids(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, pa.LargeStrin
     column = _plain(column)
     kind = column.type
     try:
+        if pa.types.is_floating(kind) and (np.abs(values := column.to_numpy()) >= exact_below(values.dtype)).any():
+            raise UserError(f"{where}: numbers with a point have lost digits: write whole numbers, or text")
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             return to_numpy(column.cast(pa.int64())), None  # refuses fractions, and what is beyond 64 bits
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):

@@ -75,8 +75,8 @@ def _blocks(path: Path, file: pq.ParquetFile, kinds: dict[str, ColumnKind], unfi
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    """The values of a column; text as bytes, for its encoding may be broken."""
+    """The values of a column: text as bytes, for its encoding may be broken, numbers with a point of as many bits."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return column.cast(kind).cast(pa.large_binary()).to_pylist()
-    return column.to_pylist()
+    return list(column.cast(kind).to_numpy()) if pa.types.is_floating(kind) else column.to_pylist()

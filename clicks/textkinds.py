@@ -66,8 +66,8 @@ def is_plain_text(text: str) -> bool:
 
 
 def why_not_utf8(text: str) -> str | None:
-    """What a text with broken encoding is, in words, and what to do; None if its encoding is whole."""
-    if not re.search("[\udc80-\udcff]", text):
+    """What a text with broken encoding is, in words, and what to do; None if it is none that a file can have."""
+    if not re.search("[\udc80-\udcff]", text) or re.search("[\ud800-\udc7f\udd00-\udfff]", text):
         return None
     latin1 = text.encode("utf-8", "surrogateescape").decode("latin-1")
     return f"no text in UTF-8 ({excerpt(latin1)} in Latin-1: iconv -f latin1 -t utf-8 FILE)"

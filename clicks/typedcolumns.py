@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from clicks.integerids import exact_below
 from clicks.textkinds import ColumnKind, one_chunk, why_unfit
 from terminal.errors import UserError, warn
 
-EXACT = 2**53  # whole numbers below it are exact as floating-point numbers, so they are the ids that they were
 DOES_NOT_FIT = (pa.ArrowException, ValueError)
 
 
@@ -27,9 +27,11 @@ def converted(column: pa.ChunkedArray, kind: ColumnKind) -> Any:
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    if _is_number(kind):
-        return kind.convert(column.cast(pa.float64(), safe=False))
-    return kind.convert(_as_text(column))
+    if not _is_number(kind):
+        return kind.convert(_as_text(column))
+    if pa.types.is_boolean(column.type):
+        raise ValueError("switches are no numbers")
+    return kind.convert(column.cast(pa.float64(), safe=False))
 
 
 def _is_number(kind: ColumnKind) -> bool:
@@ -41,7 +43,7 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     encoded = one_chunk(column).dictionary_encode(null_encoding="encode")
     values = encoded.dictionary
     if pa.types.is_floating(values.type):
-        texts = pa.array([text_of(value) for value in values.to_pylist()], pa.large_string())
+        texts = pa.array([text_of(value) for value in values.to_numpy(zero_copy_only=False)], pa.large_string())
     else:
         texts = values.cast(pa.large_string()).fill_null("")
     texts.validate(full=True)  # of text in a file, nobody has looked at the encoding yet
@@ -60,11 +62,13 @@ def text_of(value: Any, is_id: bool = True) -> str:
         return value.decode("utf-8", "surrogateescape")
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float) and is_id:
-        if abs(value) >= EXACT:
-            raise ValueError(f"{value!r}, a number with a point that has lost digits")
+    if isinstance(value, float | np.floating):
+        if not is_id:
+            return str(float(value))
+        if abs(value) >= exact_below(type(value)):
+            raise ValueError(f"{value}, a number with a point that has lost digits")
         return str(int(value)) if value.is_integer() else str(value)
-    if isinstance(value, str | int | float):
+    if isinstance(value, str | int):
         return str(value)
     raise ValueError("a list" if isinstance(value, list) else "an object")
 

@@ -402,6 +402,13 @@ def test_what_does_not_fit_is_named(tmp_path, change, text, message):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_files_that_differ_in_the_columns_of_times_are_refused(tmp_path):
+    for name, header in (("a", "s,day+ms,i"), ("b", "s,day,i,ms")):
+        (tmp_path / name).write_text(f"{header}\n1,2,3{',4' * (name == 'b')}\n")
+    with pytest.raises(UserError, match=r"b: day\+ms is a column of one, and two columns of another$"):
+        read_log([tmp_path / "a", tmp_path / "b"], LogFormat("s", "day+ms", "i", "seconds"))
+
+
 def test_a_header_in_latin1_is_said_to_be(tmp_path):
     path = tmp_path / "log.csv"
     path.write_bytes("session\u00e9,when,what\n1,2019-10-01,5\n".encode("latin-1"))

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from clicks import jsonlines
 from clicks.clicklog import read_events, read_log
 from clicks.logformat import LogFormat
-from clicks.typedcolumns import EXACT
 from terminal.errors import UserError
 
 FLAT = LogFormat("s", "t", "i", "milliseconds", nulls=())
@@ -41,7 +40,7 @@ id_values = st.one_of(
     st.integers(0, 9),
     st.booleans(),
     st.sampled_from(["", "7", "007", "ünï", "a\u2028b", "a.b", "2020-01-01", "1e5", '"', "\\", "true"]),
-    st.sampled_from([1.5, 2.0, -3.0, float(EXACT - 1)]),
+    st.sampled_from([1.5, 2.0, -3.0, 2.0**53 - 1]),
 )
 one_type = st.sampled_from([st.integers(0, 9), st.sampled_from(["a", "2020-01-01", "9"]), st.sampled_from([1.0, 2.5])])
 time_values = st.one_of(st.integers(0, 10**13), st.integers(0, 10**6).map(lambda n: n / 4), st.just("1659304800025"))
@@ -120,6 +119,7 @@ WRONG = {
     "an item that is an object": ('{"s": 1, "i": {}, "t": 3}\n', f"i is an object, {NO_ID}"),
     "control characters": (r'{"s": 1, "i": "a\u0001", "t": 3}' + "\n", rf"i is 'a\x01', {NO_ID}"),
     "half a character": (r'{"s": 1, "i": "\ud800", "t": 3}' + "\n", rf"i is '\ud800', {NO_ID}"),
+    "halves of characters": (r'{"s": 1, "i": "\udc80\ud800", "t": 3}' + "\n", rf"i is '\udc80\ud800', {NO_ID}"),
     "lost digits": ('{"s": 1, "i": 1e19, "t": 3}\n', f"i is 1e+19, {LOST}, {NO_ID}"),
     "an infinite id": ('{"s": 1, "i": 1e400, "t": 3}\n', f"i is inf, {LOST}, {NO_ID}"),
     "no time": ('{"s": 1, "i": 2}\n', f"t is '', {NO_TIME}"),
@@ -141,6 +141,41 @@ def test_a_line_that_does_not_fit_is_named_or_skipped(tmp_path, capsys, monkeypa
     assert f"skipped 1 lines that are not clicks; line 8: {problem}" in capsys.readouterr().err
 
 
+def test_lines_are_counted_right_wherever_a_block_ends(tmp_path, monkeypatch):
+    """A block that ended between the two bytes of a line end had counted it twice."""
+    lines = [A_CLICK.strip()] * 8 + ["5"]
+    monkeypatch.setattr(jsonlines, "LOOKED_AT", 1)
+    for line_end in ("\n", "\r", "\r\n"):
+        for at_once in range(20, 90, 3):
+            monkeypatch.setattr(jsonlines, "STREAMED_AT_ONCE", at_once)
+            with pytest.raises(UserError, match="log, line 9: no JSON object"):
+                read(tmp_path, line_end.join(lines) + line_end)
+
+
+def test_a_line_of_spaces_is_no_line(tmp_path):
+    """Among the first lines, too, which are looked at for the columns."""
+    assert read(tmp_path, A_CLICK + "  \n" + A_CLICK)[0] == [("1", "2", 1659304800025)] * 2
+
+
+@pytest.mark.parametrize("time", ["t", "day+t"])
+def test_a_switch_is_no_number_though_all_values_are_switches(tmp_path, time):
+    with pytest.raises(UserError, match="line 1: t is 'true', expected"):
+        read(tmp_path, '{"s": 1, "i": 2, "day": 5, "t": true}\n', LogFormat("s", time, "i", "milliseconds"))
+
+
+def test_objects_as_deep_as_they_can_be_are_passed_over(tmp_path, monkeypatch):
+    """Python reads deeper ones, from 3.12 on, than its functions can call each other."""
+    deep = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    monkeypatch.setattr(jsonlines, "_object", lambda line: json.loads(line) | {"deep": deep})
+    assert read(tmp_path, A_CLICK)[0] == [("1", "2", 1659304800025)]
+
+
+def test_a_header_may_begin_with_a_brace(tmp_path):
+    assert read(tmp_path, "{s},t,i\n1,2,3\n", LogFormat("{s}", "t", "i", "seconds"))[0] == [("1", "3", 2000)]
+
+
 def test_latin1_is_named(tmp_path):
     with pytest.raises(UserError, match=re.escape("line 2: i is no text in UTF-8 ('é' in Latin-1: iconv")):
         read(tmp_path, A_CLICK.encode() + b'{"s": 1, "i": "\xe9", "t": 3}\n')
@@ -149,7 +184,19 @@ def test_latin1_is_named(tmp_path):
 SHAPES = {
     "a list of all": ("[\n{}\n]", FLAT, "log is JSON with all events in one list: write one a line (jq -c '.[]' FILE)"),
     "an object over lines": ('{\n"s": 1}', FLAT, "log, line 1: no JSON object (Expecting property name"),
+    "an empty first line": (
+        "\ufeff\n" + A_CLICK,
+        FLAT,
+        "log, line 1 is empty: expected the names of the columns, or a",
+    ),
     "no such column": (A_CLICK, LogFormat("s", "t", "item", "iso"), "log, its first lines: there is no column 'item'"),
+    "one column": ('{"a": 1}', FLAT, "log, its first lines: there is no column 's'; there are a"),
+    "no columns": ("{}", FLAT, "log, its first lines: there is no column 's'; there are none"),
+    "a column within another": (
+        '{"a": {"b": 1}, "t": 2}\n{"a": null, "t": 2}',
+        LogFormat("a", "t", "a.b", "seconds"),
+        "log: a.b is within a, which has no value of its own: name another column",
+    ),
     "two lists": (
         '{"a": [{"s": 1, "i": 2}], "b": [{"t": 3}]}',
         LogFormat("a.s", "b.t", "a.i", "seconds"),

@@ -15,7 +15,6 @@ import preprocessing
 from clicks import parquetlog
 from clicks.clicklog import read_events
 from clicks.logformat import LogFormat
-from clicks.typedcolumns import EXACT
 from terminal.errors import UserError
 
 LOG = LogFormat("s", "t", "i", "milliseconds", nulls=())
@@ -96,6 +95,17 @@ def test_nanoseconds_that_are_floating_point_numbers_are_times_beside_one_that_i
     assert rows == [("1", "5", 1659304800000)]
 
 
+def test_numbers_of_few_bits_are_what_text_has_of_them(tmp_path):
+    """Whether Arrow converts a block, or its rows are looked at one by one."""
+    few = pa.array(np.array([0.1, 2**24 - 1, 3], dtype=np.float32))
+    time = pa.array(np.array([1.6593048e12, 0.1, np.nan], dtype=np.float32))
+    log = LogFormat("s", "t", "i", "milliseconds", keep={"i": ["0.1", "16777215"]})
+    path = write(tmp_path / "log", s=["u", "v", "w"], i=few, t=time)
+    rows, _ = read(path, log, skip_bad_lines=True)
+    assert rows == [("u", "0.1", int(time[0].as_py())), ("v", "16777215", 0)]
+    assert read(write(path, s=["u", "v"], i=few[:2], t=time[:2]), log)[0] == rows
+
+
 def test_dates_and_differences(tmp_path):
     days = pa.array([datetime(2016, 5, 1), datetime(2016, 5, 2)]).cast(pa.date32())
     path = write(tmp_path / "log", s=["a", "a"], day=days, i=[5, 6], ms=[1000, 2000])
@@ -114,8 +124,12 @@ WRONG = {
     "infinite": ({"t": [1.0, float("inf"), 3]}, "t is 'inf', expected milliseconds since the epoch"),
     "text": ({"t": ["1", "yesterday", "3"]}, "t is 'yesterday', expected milliseconds since the epoch"),
     "lost digits": (
-        {"i": [1.0, float(EXACT), 3.0]},
+        {"i": [1.0, 2.0**53, 3.0]},
         "i is 9007199254740992.0, a number with a point that has lost digits, expected text without control characters",
+    ),
+    "lost digits of few bits": (
+        {"i": pa.array(np.array([1, 2**24, 3], dtype=np.float32))},
+        "i is 16777216.0, a number with a point that has lost digits, expected text without control characters",
     ),
     "control characters": ({"i": ["a", "b\n", "c"]}, r"i is 'b\n', expected text without control characters"),
     "Latin-1": (
@@ -166,6 +180,11 @@ def test_a_column_that_cannot_be_read_is_refused(tmp_path, changed, log, sentenc
     path = write(tmp_path / "log", **{"s": ["u", "v", "w"], "i": [5, 6, 7], "t": A_TIME} | changed)
     with pytest.raises(UserError, match=re.escape(sentence)):
         read(path, log)
+
+
+def test_the_separator_of_text_is_not_doubted_where_there_is_no_text(tmp_path):
+    with pytest.raises(UserError, match="log: there is no column 's'; there are a$"):
+        read(write(tmp_path / "log", a=[1]))
 
 
 def test_a_damaged_file_is_refused(tmp_path):
