@@ -96,6 +96,8 @@ def _times(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, str]:
             times = to_numpy(column.cast(pa.float64(), safe=False))
             if not np.isfinite(times).all():
                 raise UserError(f"{where}: some are no numbers: leave out such rows")
+            if kind in (pa.float16(), pa.float32()) and (np.abs(times) >= exact_below(kind.to_pandas_dtype())).any():
+                raise UserError(f"{where}: numbers of type {kind} have lost digits: write times in 64 bits")
             return milliseconds(times, where)
         if pa.types.is_string(kind) or pa.types.is_large_string(kind):
             text = column.cast(pa.large_string()).dictionary_encode().cast(_TEXT)

@@ -19,7 +19,7 @@ OWN_TIME = numeric_time(MILLISECONDS, "a time")
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 _NUMBERS = (pa.types.is_integer, pa.types.is_floating)
 _IDS = (*_TEXT, *_NUMBERS, pa.types.is_boolean, pa.types.is_null)
-_TIMES = (*_TEXT, *_NUMBERS, pa.types.is_null)
+_TIMES = (*_TEXT, pa.types.is_integer, pa.types.is_float64, pa.types.is_null)  # shorter floats are minutes apart
 
 
 def parquet_blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[list[str], Iterator[dict[str, Any]]]:
@@ -32,26 +32,23 @@ def parquet_blocks(path: Path, log: LogFormat, skip_bad_lines: bool) -> tuple[li
     file, names = opened(path)
     of_time, kinds = log.columns_among(names, str(path))
     for name in kinds:
-        if _has_own_times(path, name, file.schema_arrow.field(name).type, of_time, log):
+        kind = file.schema_arrow.field(name).type
+        if name == of_time[0] and is_own_time(kind):
+            if log.time_format in UNITS:
+                what = f"times of Parquet's own type ({kind}), not numbers"
+                raise UserError(f"{path}: {name} has {what}: --time_format iso")
             kinds[name] = OWN_TIME
+        else:
+            _refuse_type(f"{path}: {name}", kind, is_time=name in of_time)
     return of_time, _blocks(path, file, kinds, Unfit(path, "row", skip_bad_lines))
 
 
-def _has_own_times(path: Path, name: str, kind: pa.DataType, of_time: list[str], log: LogFormat) -> bool:
-    """Whether a column has times of Parquet's own type.
-
-    Raises:
-        UserError: a column of this type cannot be read, or not as ``--time_format`` says.
-    """
-    if name == of_time[0] and is_own_time(kind):
-        if log.time_format in UNITS:
-            raise UserError(f"{path}: {name} has times of Parquet's own type ({kind}), not numbers: --time_format iso")
-        return True
+def _refuse_type(where: str, kind: pa.DataType, is_time: bool) -> None:
+    """Raise a UserError where a column's type is none that ids, or times, can be read from."""
     value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not any(is_one(value) for is_one in (_TIMES if name in of_time else _IDS)):
-        expected = "numbers, times or text" if name in of_time else "whole numbers or text"
-        raise UserError(f"{path}: {name} is a column of type {kind}: expected {expected}")
-    return False
+    if not any(is_one(value) for is_one in (_TIMES if is_time else _IDS)):
+        expected = "numbers of 64 bits, times or text" if is_time else "whole numbers or text"
+        raise UserError(f"{where} is a column of type {kind}: expected {expected}")
 
 
 def _blocks(path: Path, file: pq.ParquetFile, kinds: dict[str, ColumnKind], unfit: Unfit) -> Iterator[dict[str, Any]]:

@@ -43,14 +43,14 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     encoded = one_chunk(column).dictionary_encode(null_encoding="encode")
     values = encoded.dictionary
     if pa.types.is_floating(values.type):
-        texts = pa.array([text_of(value) for value in values.to_numpy(zero_copy_only=False)], pa.large_string())
+        texts = pa.array([value_text(value) for value in values.to_numpy(zero_copy_only=False)], pa.large_string())
     else:
         texts = values.cast(pa.large_string()).fill_null("")
     texts.validate(full=True)  # of text in a file, nobody has looked at the encoding yet
     return pa.chunked_array([pa.DictionaryArray.from_arrays(encoded.indices, texts)])
 
 
-def text_of(value: Any, is_id: bool = True) -> str:
+def value_text(value: Any, is_id: bool = True) -> str:
     """A value as it would stand in a file of text.
 
     Raises:
@@ -90,7 +90,7 @@ def converted_one_by_one(
         row = {}
         for (name, kind), value in zip(kinds.items(), values, strict=True):
             try:
-                row[name] = text_of(value, is_id=not _is_number(kind))
+                row[name] = value_text(value, is_id=not _is_number(kind))
                 problem = why_unfit(name, row[name], kind)
             except ValueError as error:
                 problem = f"{name} is {error}, expected {kind.expected}"

@@ -80,7 +80,8 @@ def ids_by_hand(kind: pa.DataType, values: list) -> list | None:
         return None
     if isinstance(values[0], str):
         return ids(values) if all(map(is_text, values)) else None
-    whole = [np.isfinite(value) and value == int(value) and -(2**63) <= int(value) < 2**63 for value in values]
+    exact = {pa.float32(): 2**24, pa.float64(): 2**53}.get(kind, 2**63)  # from there on, floats have lost digits
+    whole = [np.isfinite(value) and value == int(value) and -exact <= int(value) < exact for value in values]
     return [int(value) for value in values] if all(whole) else None
 
 

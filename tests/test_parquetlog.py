@@ -98,11 +98,11 @@ def test_nanoseconds_that_are_floating_point_numbers_are_times_beside_one_that_i
 def test_numbers_of_few_bits_are_what_text_has_of_them(tmp_path):
     """Whether Arrow converts a block, or its rows are looked at one by one."""
     few = pa.array(np.array([0.1, 2**24 - 1, 3], dtype=np.float32))
-    time = pa.array(np.array([1.6593048e12, 0.1, np.nan], dtype=np.float32))
+    time = pa.array([1.6593048e12, 0.1, np.nan])
     log = LogFormat("s", "t", "i", "milliseconds", keep={"i": ["0.1", "16777215"]})
     path = write(tmp_path / "log", s=["u", "v", "w"], i=few, t=time)
     rows, _ = read(path, log, skip_bad_lines=True)
-    assert rows == [("u", "0.1", int(time[0].as_py())), ("v", "16777215", 0)]
+    assert rows == [("u", "0.1", 1_659_304_800_000), ("v", "16777215", 0)]
     assert read(write(path, s=["u", "v"], i=few[:2], t=time[:2]), log)[0] == rows
 
 
@@ -164,7 +164,16 @@ REFUSED = {
         LOG,
         "log: i is a column of type timestamp[ms]: expected whole",
     ),
-    "a switch as a time": ({"t": [True] * 3}, LOG, "log: t is a column of type bool: expected numbers, times or text"),
+    "a switch as a time": (
+        {"t": [True] * 3},
+        LOG,
+        "log: t is a column of type bool: expected numbers of 64 bits, times or text",
+    ),
+    "a time that is minutes apart from the next": (
+        {"t": A_TIME.cast(pa.float32(), safe=False)},
+        LOG,
+        "log: t is a column of type float: expected numbers of 64 bits, times or text",
+    ),
     "own times as numbers": (
         {"t": A_TIME.cast(pa.timestamp("ms"))},
         LOG,

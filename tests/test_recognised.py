@@ -177,6 +177,7 @@ def test_what_is_unclear_is_refused(tmp_path, text, message):
         ({"ItemId": [[50], [60], [50], [70]]}, "is a column of list"),
         ({"ItemId": np.array([1, 2, 3, 2**24 + 1], dtype=np.float32)}, "ItemID: numbers with a point have lost digits"),
         ({"ItemId": [1.0, 2, 3, 2**53 + 1]}, "ItemID: numbers with a point have lost digits"),
+        ({"Time": np.array([1, 2, 3, 1.6e9], dtype=np.float32)}, "Time: numbers of type float have lost digits"),
         ({"ItemId": ["a", "", "b", "c"]}, "some are no ids"),
         ({"SessionId": np.array([1, 2, 3, 2**64 - 1], dtype=np.uint64)}, "SessionID: some are no ids"),
         ({"Time": ["2019-10-01", "x", "", ""]}, "Time: some are no times"),
