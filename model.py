@@ -280,8 +280,8 @@ def remind(scores: Tensor, clicked: Tensor, current: Tensor, bonus: float) -> Te
 def dropout(x: Tensor, p: float, by_row: bool = False) -> Tensor:
     """Every component of ``x`` [b, E], or every whole row, is zero with probability ``p``; the others are x / (1 - p).
 
-    On a CPU, the random numbers of ``torch.nn.functional.dropout`` cost four times as much: with 224 units, they were a
-    tenth of a training step.
+    On a CPU, the random numbers of ``torch.nn.functional.dropout`` cost four times as much (with 224 units, they were a
+    tenth of a training step), and TOP1 learns less with them: see docs/experiments.md, "Dropout's random numbers".
     """
     if p == 0:
         return x
