@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress, islice, permutations
+from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
 
@@ -240,24 +240,19 @@ def _line_by_line(
     """Some lines without those that do not fit."""
     rows: dict[str, list[Any]] = {name: [] for name in kinds}
     line_of_row: list[int] = []
-    wrong_lines: dict[int, str] = {}
+    no_events: dict[int, str] = {}
     texts = re.split("\r\n|\n|\r", content.decode("utf-8", "surrogateescape"))
     for number, line in enumerate(texts, start=n_before + 1):
         try:
             values = events.by_hand(line) if line.strip() else {}
         except ValueError as error:
-            wrong_lines[number] = str(error)
+            no_events[number] = str(error)
             continue
         for name, of_events in values.items():
             rows[name] += of_events
         line_of_row += [number] * len(next(iter(values.values()), ()))
-    block, wrong_rows = converted_one_by_one(rows, kinds)
-    for row, problem in wrong_rows.items():
-        wrong_lines.setdefault(line_of_row[row], problem)
-    for number in sorted(wrong_lines):
-        unfit.take(number, wrong_lines[number])
-    if wrong_rows:
-        fits = [number not in wrong_lines for number in line_of_row]
-        rows = {name: list(compress(values, fits)) for name, values in rows.items()}
-        block, _ = converted_one_by_one(rows, kinds)
+    block, with_wrong_values = converted_one_by_one(rows, kinds, line_of_row)
+    wrong = no_events | with_wrong_values
+    for number in sorted(wrong):
+        unfit.take(number, wrong[number])
     return block

@@ -61,9 +61,10 @@ def _blocks(path: Path, file: pq.ParquetFile, kinds: dict[str, ColumnKind], unfi
                 block = {name: converted(columns[name], kind) for name, kind in kinds.items()}
             except DOES_NOT_FIT:
                 values = {name: _values(column) for name, column in columns.items()}
-                block, wrong = converted_one_by_one(values, kinds)
+                numbers = range(n_before + 1, n_before + 1 + batch.num_rows)
+                block, wrong = converted_one_by_one(values, kinds, numbers)
                 for number, problem in wrong.items():
-                    unfit.take(n_before + number + 1, problem)
+                    unfit.take(number, problem)
             n_before += batch.num_rows
             yield block
     except (pa.ArrowException, OSError) as error:

@@ -74,33 +74,41 @@ def value_text(value: Any, is_id: bool = True) -> str:
 
 
 def converted_one_by_one(
-    rows: dict[str, list[Any]], kinds: dict[str, ColumnKind]
+    rows: dict[str, list[Any]], kinds: dict[str, ColumnKind], numbers: Sequence[int]
 ) -> tuple[dict[str, Any], dict[int, str]]:
-    """Columns as kinds have them, without the rows that do not fit.
+    """Columns as kinds have them, without what does not fit.
 
     Args:
         rows: by column, the value of each row.
+        numbers: of each row; those of one number stay together, or none of them does.
 
     Returns:
-        The columns, and what is wrong with each row that they lack.
+        The columns, and what is wrong with each number that they lack.
     """
     wrong: dict[int, str] = {}
-    texts: dict[str, list[str]] = {name: [] for name in kinds}
-    for number, values in enumerate(zip(*(rows[name] for name in kinds), strict=True)):
-        row = {}
-        for (name, kind), value in zip(kinds.items(), values, strict=True):
-            try:
-                row[name] = value_text(value, is_id=not _is_number(kind))
-                problem = why_unfit(name, row[name], kind)
-            except ValueError as error:
-                problem = f"{name} is {error}, expected {kind.expected}"
-            if problem:
-                wrong[number] = problem
-                break
-        else:
-            for name, text in row.items():
-                texts[name].append(text)
-    return {name: _of_texts(texts[name], kind) for name, kind in kinds.items()}, wrong
+    texts = []
+    for number, values in zip(numbers, zip(*(rows[name] for name in kinds), strict=True), strict=True):
+        text, problem = _as_texts(values, kinds)
+        if problem:
+            wrong.setdefault(number, problem)
+        texts.append(text)
+    fitting = [text for number, text in zip(numbers, texts, strict=True) if number not in wrong]
+    columns = zip(*fitting, strict=True) if fitting else ((),) * len(kinds)
+    return {name: _of_texts(of_name, kinds[name]) for name, of_name in zip(kinds, columns, strict=True)}, wrong
+
+
+def _as_texts(values: Sequence[Any], kinds: dict[str, ColumnKind]) -> tuple[list[str], str | None]:
+    """The values of a row as texts; or what is wrong with the first that does not fit."""
+    texts = []
+    for (name, kind), value in zip(kinds.items(), values, strict=True):
+        try:
+            text = value_text(value, is_id=not _is_number(kind))
+        except ValueError as error:
+            return [], f"{name} is {error}, expected {kind.expected}"
+        if problem := why_unfit(name, text, kind):
+            return [], problem
+        texts.append(text)
+    return texts, None
 
 
 def _of_texts(texts: Sequence[str], kind: ColumnKind) -> Any:
