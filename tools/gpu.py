@@ -230,7 +230,9 @@ def accuracy_of_the_cpu(preset: str) -> dict[str, tuple[float, float]]:
         UserError: they are not there.
     """
     row = re.search(
-        rf"^\| `--preset {preset}` \(.*\| (.*) ± (.*) \| (.*) ± (.*) \| ", RESULTS.read_text(), re.MULTILINE
+        rf"^\| `--preset {preset}` \(.*\| (.*) \[.*\] ± (.*) \| (.*) \[.*\] ± (.*) \| ",
+        RESULTS.read_text(),
+        re.MULTILINE,
     )
     if row is None:
         raise UserError(f"{RESULTS} has no row of --preset {preset}; put back the table of the shared clicks")
