@@ -106,7 +106,6 @@ def read_events(
     del parts
     time, *differences = map(joined, times)
     (session, session_names), (item, item_names) = side_by_side(_one_numbering, ids)
-    give_back_freed_memory()
     if log.first_date:
         earliest = np.full(len(session_names), np.iinfo(np.int64).max)
         np.minimum.at(earliest, session, time)

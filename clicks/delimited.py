@@ -19,7 +19,8 @@ import pyarrow.csv
 from clicks.opening import arrow_stream, open_bytes, unreadable
 from clicks.sidebyside import side_by_side
 from clicks.textkinds import Layout, excerpt, why_unfit
-from terminal.errors import UserError, warn
+from clicks.unfit import Unfit
+from terminal.errors import UserError
 
 LONGEST_LINE = 2**20  # bytes; Arrow's limit, too, wherever in the file a line stands
 READ_AT_ONCE = 2**22  # bytes
@@ -229,18 +230,17 @@ def _line_problems(path: Path, layout: Layout) -> Iterator[str]:
 
 def _usable_lines(path: Path, layout: Layout) -> bytes:
     """The lines of a file that fit, with the header; says on stderr what was skipped."""
-    usable, n_usable, n_bad, first_problem = io.BytesIO(), 0, 0, ""
+    usable, n_usable, unfit = io.BytesIO(), 0, Unfit(path, "line", skip=True)
     for number, line in enumerate(lines(path), start=1):
         is_click = number > layout.has_header
         if is_click and (problem := _line_problem(line, layout)):
-            first_problem = first_problem or f"line {number}: {problem}"
-            n_bad += 1
+            unfit.take(number, problem)
         else:
             usable.write(f"{line}\n".encode("utf-8", "surrogateescape"))
             n_usable += is_click and bool(line)
     if n_usable == 0:
         raise UserError(f"{path} holds no clicks")
-    warn(f"{path}: skipped {n_bad:,} lines that are not clicks; {first_problem}")
+    unfit.say()
     return usable.getvalue()
 
 

@@ -20,7 +20,8 @@ import pyarrow.json
 from clicks.delimited import STREAMED_AT_ONCE, blocks_of_lines, in_arrows_memory, lines
 from clicks.logformat import LogFormat
 from clicks.textkinds import ColumnKind, excerpt
-from clicks.typedcolumns import DOES_NOT_FIT, Unfit, converted, converted_one_by_one
+from clicks.typedcolumns import DOES_NOT_FIT, converted, converted_one_by_one
+from clicks.unfit import Unfit
 from terminal.errors import UserError
 
 LOOKED_AT = 1000  # lines that tell which columns there are

@@ -13,6 +13,7 @@ from clicks.columns import milliseconds, places_of_columns
 from clicks.integerids import exact_below, with_integer_ids
 from clicks.textkinds import MILLISECONDS, MOST_SECONDS, to_nonempty_text, to_numpy
 from clicks.times import time_kind
+from clicks.typedcolumns import decoded
 from terminal.errors import UserError
 
 _TEXT = pa.dictionary(pa.int32(), pa.large_string())
@@ -60,14 +61,9 @@ def opened(path: Path) -> tuple[pq.ParquetFile, list[str]]:
         raise damaged(path) from error
 
 
-def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column's values themselves, where it has their numbers in a dictionary."""
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
 def _ids(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, pa.LargeStringArray | None]:
     """Ids as integers, or as numbers and their texts."""
-    column = _plain(column)
+    column = decoded(column)
     kind = column.type
     try:
         if pa.types.is_floating(kind) and (np.abs(values := column.to_numpy()) >= exact_below(values.dtype)).any():
@@ -84,7 +80,7 @@ def _ids(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, pa.LargeStrin
 
 def _times(column: pa.ChunkedArray, where: str) -> tuple[np.ndarray, str]:
     """Times in milliseconds, and in words how they are written."""
-    column = _plain(column)
+    column = decoded(column)
     kind = column.type
     try:
         if is_own_time(kind):

@@ -11,7 +11,8 @@ from clicks.logformat import LogFormat
 from clicks.parquetfile import damaged, is_own_time, opened, own_times
 from clicks.textkinds import MILLISECONDS, ColumnKind, numeric_time
 from clicks.times import UNITS
-from clicks.typedcolumns import DOES_NOT_FIT, Unfit, converted, converted_one_by_one
+from clicks.typedcolumns import DOES_NOT_FIT, converted, converted_one_by_one, decoded
+from clicks.unfit import Unfit
 from terminal.errors import UserError
 
 ROWS_AT_ONCE = 2**19
@@ -74,7 +75,7 @@ def _blocks(path: Path, file: pq.ParquetFile, kinds: dict[str, ColumnKind], unfi
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
     """The values of a column: text as bytes, for its encoding may be broken, numbers with a point of as many bits."""
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return column.cast(kind).cast(pa.large_binary()).to_pylist()
-    return list(column.cast(kind).to_numpy()) if pa.types.is_floating(kind) else column.to_pylist()
+    column = decoded(column)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.cast(pa.large_binary())
+    return list(column.to_numpy()) if pa.types.is_floating(column.type) else column.to_pylist()

@@ -5,8 +5,6 @@ delimited text, too: so a whole number is the same id in whatever form it came.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,6 @@ import pyarrow as pa
 
 from clicks.integerids import exact_below
 from clicks.textkinds import ColumnKind, one_chunk, why_unfit
-from terminal.errors import UserError, warn
 
 DOES_NOT_FIT = (pa.ArrowException, ValueError)
 
@@ -25,13 +22,17 @@ def converted(column: pa.ChunkedArray, kind: ColumnKind) -> Any:
     Raises:
         ValueError, pa.ArrowException: a value does not fit, or none of this type does.
     """
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+    column = decoded(column)
     if not _is_number(kind):
         return kind.convert(_as_text(column))
     if pa.types.is_boolean(column.type):
         raise ValueError("switches are no numbers")
     return kind.convert(column.cast(pa.float64(), safe=False))
+
+
+def decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column's values themselves, where it has their numbers in a dictionary."""
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _is_number(kind: ColumnKind) -> bool:
@@ -115,36 +116,3 @@ def _of_texts(texts: Sequence[str], kind: ColumnKind) -> Any:
     if _is_number(kind):
         return kind.convert(pa.chunked_array([pa.array(np.array(texts, dtype=np.float64))]))
     return kind.convert(_as_text(pa.chunked_array([pa.array(texts, pa.large_string())])))
-
-
-@dataclass
-class Unfit:
-    """What does not fit in a file: refused, or counted and left out.
-
-    Attributes:
-        path: the file.
-        place: what it is made of, lines or rows.
-        skip: leave out what does not fit.
-    """
-
-    path: Path
-    place: str
-    skip: bool
-    n_skipped: int = 0
-    first: str = ""
-
-    def take(self, number: int, problem: str) -> None:
-        """A line or a row, counted from 1, and what is wrong with it.
-
-        Raises:
-            UserError: it is not to be skipped.
-        """
-        if not self.skip:
-            raise UserError(f"{self.path}, {self.place} {number}: {problem}")
-        self.first = self.first or f"{self.place} {number}: {problem}"
-        self.n_skipped += 1
-
-    def say(self) -> None:
-        """Say on stderr what was skipped, if anything was."""
-        if self.n_skipped:
-            warn(f"{self.path}: skipped {self.n_skipped:,} {self.place}s that are not clicks; {self.first}")

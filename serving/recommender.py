@@ -34,7 +34,7 @@ class Recommender:
         model.check_finite()
         self.model = model.eval()
         self.index = index
-        self.ranking = Ranking(model, index, support, np.ones(len(index), dtype=bool), bonus)
+        self.ranking = Ranking(model, index, support, np.ones(len(index), dtype=np.bool_), bonus)
 
     @classmethod
     def load(cls, path: str | Path, device: str | None = None) -> "Recommender":

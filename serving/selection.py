@@ -141,7 +141,7 @@ def listed_ids(ids: Iterable[int | float | str | None], what: str) -> np.ndarray
 
 def mask_of(index: ItemIndex, ids: Sequence[int | str]) -> np.ndarray:
     """Which items are among ``ids``: ``[n_items]`` bool. Ids that the index does not have are passed over."""
-    mask = np.zeros(len(index), dtype=bool)
+    mask = np.zeros(len(index), dtype=np.bool_)
     if len(ids):
         known = index.encode(ids)
         mask[known[known >= 0]] = True

@@ -194,7 +194,7 @@ def test_the_figures_are_those_of_the_scores_in_every_way_to_count_ties(name):
     some = {"rules": 3} if name == "SR" else {"k": 2}
     fitted = BASELINES[name](train, N_ITEMS, **some)
     rows = scores_after_every_click(fitted, test)
-    is_target = np.ones(len(test.items), dtype=bool)
+    is_target = np.ones(len(test.items), dtype=np.bool_)
     is_target[test.offsets[:-1]] = False
     targets = test.items[is_target]
     of_target = np.array([row[target] for row, target in zip(rows, targets, strict=True)])
