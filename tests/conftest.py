@@ -28,6 +28,12 @@ WHY_NOT_COMPILED = why_not_compiled(torch.device("cpu"))
 needs_compiler = pytest.mark.skipif(WHY_NOT_COMPILED is not None, reason=f"no compiled steps here: {WHY_NOT_COMPILED}")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a CUDA device where there is none."""
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 def make_clicks(sessions: list[list[int]], first_times: list[int] | None = None) -> Clicks:
     """Clicks of sessions 0, 1, … a second apart; a session starts at its first time, by default in order."""
     starts = first_times if first_times is not None else [1000 * s for s in range(len(sessions))]

@@ -233,7 +233,7 @@ def test_all_captures_of_a_device_have_one_stream(cuda_stand_in):
     assert seen == streams * 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_on_cuda_training_goes_on_after_a_capture_that_failed(capsys):
     """For what waits for the device cannot be captured, and dropout draws all the time."""
 
@@ -256,7 +256,7 @@ def test_on_cuda_training_goes_on_after_a_capture_that_failed(capsys):
     assert torch.equal(numbers, numbers_expected)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_on_cuda_many_steps_in_a_graph_draw_the_numbers_of_single_ones(capsys):
     cuda, results = torch.device("cuda"), []
     for n_at_once in (1, 16):
@@ -274,7 +274,7 @@ def test_on_cuda_many_steps_in_a_graph_draw_the_numbers_of_single_ones(capsys):
     assert torch.equal(numbers, numbers_expected)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize(
     "is_compiled",
     [False, pytest.param(True, marks=pytest.mark.skipif(not has_triton(), reason="needs Triton"))],

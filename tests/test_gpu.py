@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,11 +46,28 @@ def test_every_goal_is_measured(in_this_process, monkeypatch, tmp_path, capsys):
 
 
 def test_the_tests_of_the_device_are_run(tmp_path):
-    path = tmp_path / "test_some.py"
-    path.write_text("def test_cuda(): pass\ndef test_cpu(): assert False")
-    (row,) = pass_tests(SETUP, (str(path),))
-    assert row.measured.startswith("1 passed, 1 deselected")
+    marked = "import pytest\n@pytest.mark.cuda\ndef test_{}(): assert {}\ndef test_cpu(): assert False\n"
+    (tmp_path / "test_some.py").write_text(marked.format("some", "True"))
+    (tmp_path / "test_others.py").write_text("import what_is_not_there")
+    (row,) = pass_tests(SETUP, tmp_path)
+    assert row.measured.startswith("1 passed")
     assert row.met == "yes"
+    (tmp_path / "test_more.py").write_text(marked.format("more", "False"))
+    (row,) = pass_tests(SETUP, tmp_path)
+    assert row.measured.startswith("1 failed, 1 passed")
+    assert row.met == "no"
+
+
+def test_every_test_of_the_device_is_among_them(request, monkeypatch):
+    commands = []
+    monkeypatch.setattr(
+        "subprocess.run", lambda command, **how: commands.append(command) or subprocess.CompletedProcess(command, 0, "")
+    )
+    list(pass_tests(SETUP))
+    files = {path for path in commands[0] if isinstance(path, Path)}
+    assert files >= {item.path for item in request.session.items if item.get_closest_marker("cuda")}
+    asks_itself = [path.name for path in files if "skipif(not torch.cuda" in path.read_text()]
+    assert asks_itself == ["test_gpu.py"]
 
 
 @pytest.mark.parametrize(

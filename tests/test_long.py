@@ -16,10 +16,7 @@ from model import GRU4Rec
 from optimizer import Optimizer, adagrad
 from training import EpochProgress, train_epoch
 
-DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
-]
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 

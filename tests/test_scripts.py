@@ -126,7 +126,7 @@ def test_a_resumed_run_is_bit_identical(prepared, run_script, tmp_path, setting)
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_checkpoints_move_between_devices_and_deterministic_runs_repeat(prepared, run_script, tmp_path):
     on_cuda = [*SETTING[:-1], "cuda", "--deterministic"]
     run_script("main.py", *on_cuda, "--n_epochs", 2, "--checkpoint_dir", "whole")

@@ -269,7 +269,7 @@ class SameNegatives:
         return self.sampler.draw(n_steps, epoch, first_step).to(self.device)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 @pytest.mark.parametrize("mode", MODES, ids=["one-hot", "separate", "shared"])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_cuda_trains_like_the_cpu(loss, mode):

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +71,7 @@ GOALS = {
 }
 TRAINED = tuple(name for name in GOALS if name in PRESETS)
 COMPARED = ("authors-best", "authors-retailrocket")  # with the accuracy of the CPU
-CUDA_TESTS = ("test_compilation.py", "test_training.py", "test_scripts.py")
+N_TESTS_AT_ONCE = 6  # compiling takes them longest, and a core each
 START = "spawn"  # of a process: a fork of one that has used CUDA cannot
 
 
@@ -147,10 +148,14 @@ def goal_row(name: str, value: float, note: str = "") -> Row:
     return Row(name, f"{sign} {goal.value:,} {goal.unit}", f"{value:,.0f} {goal.unit}{note}", "yes" if is_met else "no")
 
 
-def pass_tests(setup: Setup, tests: tuple[str, ...] = CUDA_TESTS) -> Iterator[Row]:
-    """The tests that need CUDA."""
-    files = [ROOT / "tests" / name for name in tests]
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", "-k", "cuda or between_devices", *files]
+def pass_tests(setup: Setup, folder: Path = ROOT / "tests") -> Iterator[Row]:
+    """The tests that are marked ``cuda``, side by side where pytest-xdist is installed.
+
+    Files without such tests are not read: they may import what a GPU's machine has not.
+    """
+    files = [path for path in sorted(folder.glob("test_*.py")) if "pytest.mark.cuda" in path.read_text()]
+    side_by_side = ["-n", str(N_TESTS_AT_ONCE)] if find_spec("xdist") else []
+    command = [sys.executable, "-m", "pytest", "-q", "-rfs", "-m", "cuda and not long", *side_by_side, *files]
     process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(process.stdout)
     last = (process.stdout.strip().splitlines() or ["it said nothing"])[-1].strip("= ")
