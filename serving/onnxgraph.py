@@ -113,18 +113,17 @@ def write_onnx(recommender: Recommender, path: Path, k: int = 20) -> None:
 
 
 def _graph(recommender: Recommender, k: int) -> "ONNXProgram":
-    n_sessions = torch.export.Dim("batch")
+    n_sessions = torch.export.Dim("batch", max=2**31 - 1)  # PyTorch 2.6 fails without a maximum
     example = torch.zeros(2, dtype=torch.int64), recommender.model.initial_hidden(2)  # two: one would be taken as fixed
     with _without_remarks():
-        return torch.onnx.export(
+        # Not left to torch.onnx.export: where this fails, that tries other ways, and 2.6 fixes the batch at two.
+        program = torch.export.export(
             NextClick(recommender, k).eval(),
             example,
-            dynamo=True,
-            input_names=INPUTS,
-            output_names=OUTPUTS,
             dynamic_shapes=({0: n_sessions}, {1: n_sessions}),
-            verbose=False,
+            strict=False,
         )
+        return torch.onnx.export(program, dynamo=True, input_names=INPUTS, output_names=OUTPUTS, verbose=False)
 
 
 @contextmanager

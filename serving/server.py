@@ -54,7 +54,13 @@ async def answer_clicks() -> None:
             "click": np.array(clicks, dtype=np.int64),
             "state": np.stack([states.get(session, no_clicks) for session in sessions], axis=1),
         }
-        new_states, items, scores = await asyncio.to_thread(model.run, ("new_state", "items", "scores"), feed)
+        try:
+            new_states, items, scores = await asyncio.to_thread(model.run, ("new_state", "items", "scores"), feed)
+        except Exception as error:  # these clicks are answered by it, and the next ones are tried again
+            for answer in answers:
+                if not answer.done():
+                    answer.set_exception(error)
+            continue
         for row, session in enumerate(sessions):
             has_begun = new_states[:, row].any()
             if has_begun:

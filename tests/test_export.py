@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -154,17 +156,15 @@ def test_mistakes_are_one_sentence_and_leave_no_file(exported, tmp_path, monkeyp
     refused("pip install onnxscript", "--output", "model.onnx")
 
 
-@pytest.fixture(scope="module")
-def server(exported):
-    """The port of the server, in a process of its own."""
+@contextmanager
+def serving(path):
+    """The port of a server of an ONNX file, in a process of its own."""
     pytest.importorskip("fastapi", reason="needs fastapi")
     pytest.importorskip("uvicorn", reason="needs uvicorn")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "serving" / "server.py", exported[0], str(port)], env=ENVIRONMENT
-    )
+    process = subprocess.Popen([sys.executable, ROOT / "serving" / "server.py", path, str(port)], env=ENVIRONMENT)
     try:
         for _ in range(300):
             with socket.socket() as probe:
@@ -176,6 +176,12 @@ def server(exported):
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def server(exported):
+    with serving(exported[0]) as port:
+        yield port
 
 
 def test_the_server_recommends_what_the_model_does(exported, server):
@@ -207,8 +213,23 @@ def test_the_server_answers_many_at_once_and_load_measures_it(exported, server, 
     """More connections than sessions: clicks of one session wait for each other, and none is lost."""
     monkeypatch.setattr(load, "N_SESSIONS", 5)
     monkeypatch.setattr(load, "UNCOUNTED", 0)
-    seconds = asyncio.run(load.latencies(server, NUMBERS.astype(str).tolist(), 200, 1, 40))
+    clicks = load.latencies(server, NUMBERS.astype(str).tolist(), 200, 1, 40)
+    seconds = asyncio.run(asyncio.wait_for(clicks, 60))
     assert len(seconds) == 200
     assert (seconds > 0).all()
     with pytest.raises(UserError, match="nothing answers at"):
         asyncio.run(load.latencies(1, ["1"], 1, 1, 1))
+
+
+def test_a_model_that_fails_is_an_answer_and_the_next_click_is_tried(exported, tmp_path):
+    graph = pytest.importorskip("onnx", reason="needs onnx").load(exported[0])
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2  # clicks at once, no fewer and no more
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graph.SerializeToString())
+    ids_path(path).write_bytes(ids_path(exported[0]).read_bytes())
+    with serving(path) as port:
+        for _ in range(2):
+            with pytest.raises(urllib.error.HTTPError, match="500"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/click?session=a&item=700", data=b"", timeout=20)
+        with pytest.raises(UserError, match="the server answers HTTP/1.1 500"):
+            asyncio.run(asyncio.wait_for(load.latencies(port, ["700"], 5, 1, 2), 60))

@@ -92,7 +92,11 @@ async def latencies(port: int, items: list[str], rate: int, seconds: int, n_conn
         ]
     except OSError as error:
         raise UserError(f"nothing answers at {HOST}:{port}: {error.strerror or error}") from error
-    await asyncio.gather(*(connection.done for connection in connections))
+    try:
+        await asyncio.gather(*(connection.done for connection in connections))
+    finally:
+        for connection in connections:
+            connection.transport.close()
     return np.array(measured[rate * UNCOUNTED :])
 
 
