@@ -77,6 +77,12 @@ def check_equal(recommender, path):
             graph.run(None, {"click": np.full(n, N_ITEMS), "state": state})
 
 
+def check_no_table_is_there_twice(recommender, path):
+    n_weights = sum(weight.numel() for weight in recommender.model.parameters())
+    floats = [each for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.FLOAT]
+    assert sum(np.prod(each.dims) for each in floats) < n_weights + 10
+
+
 @pytest.mark.parametrize("setting", [*SOME, *(pytest.param(each, marks=pytest.mark.long) for each in ALL)])
 def test_onnxruntime_gives_the_models_lists(setting, tmp_path):
     recommender = make_recommender(TEXTS, *setting)
@@ -90,11 +96,7 @@ def test_onnxruntime_gives_the_models_lists(setting, tmp_path):
     assert (about["num_layers"], about["hidden_size"], about["k"]) == (str(setting[1]), "7", str(K))
     assert ids_path(path).read_bytes().decode().split("\n") == [*TEXTS, ""]
     assert hashlib.sha256(ids_path(path).read_bytes()).hexdigest() == about["items_sha256"]
-    weights = sum(weight.numel() for weight in recommender.model.parameters())
-    constants = [
-        np.prod(each.dims) for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.FLOAT
-    ]
-    assert sum(constants) < weights + 10, "no table is there twice"
+    check_no_table_is_there_twice(recommender, path)
     assert str(ROOT).encode() not in path.read_bytes()
 
 
@@ -126,6 +128,7 @@ def exported(tmp_path_factory):
 def test_the_script_writes_both_files(exported):
     path, recommender = exported
     check_equal(recommender, path)
+    check_no_table_is_there_twice(recommender, path)
     assert ids_path(path).read_text().split() == [str(item) for item in NUMBERS]
 
 
