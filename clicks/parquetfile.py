@@ -1,6 +1,5 @@
 """Clicks that the field already has as Parquet files: a row a click, columns by the names in :mod:`clicks.columns`."""
 
-import inspect
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ from clicks.typedcolumns import decoded
 from terminal.errors import UserError
 
 _TEXT = pa.dictionary(pa.int32(), pa.large_string())
-CHECKS_PAGES = "page_checksum_verification" in inspect.signature(pq.ParquetFile).parameters  # not before Arrow 15
-_VERIFIED = {"page_checksum_verification": True} if CHECKS_PAGES else {}
 
 
 def read_parquet(path: Path) -> tuple[Clicks, str]:
@@ -55,7 +52,7 @@ def opened(path: Path) -> tuple[pq.ParquetFile, list[str]]:
         UserError: it is damaged.
     """
     try:
-        file = pq.ParquetFile(path, **_VERIFIED)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
         return file, file.schema_arrow.names
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(path) from error

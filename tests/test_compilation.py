@@ -196,6 +196,7 @@ def programs(monkeypatch):
     return programs
 
 
+@needs_compiler
 def test_programs_of_two_models_are_not_mistaken_for_each_other(programs):
     """Their guards on the model and the optimizer are left out: the rate is a number in a program."""
     mini_batches = random_mini_batches(CHECKED_STEPS + 2, shared=False)
@@ -236,6 +237,7 @@ def test_a_mini_batch_beyond_the_sizes_of_a_program_gets_another_one():
     assert step.step is not training_step
 
 
+@needs_compiler
 def test_sizes_need_no_other_program_but_strides_do(programs):
     """A program for starts in a row has computed something else, silently, from every second of twice as many."""
     mini_batches = random_mini_batches(CHECKED_STEPS + 3, shared=False)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from clicks import jsonlines
 from clicks.clicklog import read_events
 from clicks.logformat import LogFormat
-from clicks.parquetfile import CHECKS_PAGES
 from terminal.errors import UserError
 
 Row = tuple[str, str, int]
@@ -117,8 +116,7 @@ def test_damaged_bytes_of_a_parquet_log(tmp_path_factory, damage, seed, compress
     path = tmp_path_factory.mktemp("fuzz") / "log"
     n = np.arange(300)
     columns = {"s": pa.array(n // 3), "i": pa.array([f"item {each % 7}" for each in n]), "t": pa.array(n * 1000)}
-    with_checksums = {"write_page_checksum": True} if CHECKS_PAGES else {}
-    pq.write_table(pa.table(columns), path, compression=compression, row_group_size=100, **with_checksums)
+    pq.write_table(pa.table(columns), path, compression=compression, row_group_size=100, write_page_checksum=True)
     expected = read(path, FLAT, False)
     path.write_bytes(damaged_bytes(path.read_bytes(), damage, seed))
     try:
@@ -126,4 +124,4 @@ def test_damaged_bytes_of_a_parquet_log(tmp_path_factory, damage, seed, compress
     except UserError as error:
         one_sentence(error, path)
     else:
-        assert not CHECKS_PAGES or found == expected
+        assert found == expected

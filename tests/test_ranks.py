@@ -20,11 +20,11 @@ GOLDEN = """
 import sys
 sys.path[:0] = ["{root}", "{root}/tests"]
 from faster.ranks import dealt_training_step, joined_ranks
-from test_golden import CASES, train_golden_run
+from test_golden import CASES, NotingStep, train_golden_run
 from test_ranks import train_every_way
 with joined_ranks():
     for case in CASES:
-        train_golden_run(case, dealt_training_step)
+        train_golden_run(case, NotingStep(dealt_training_step))
     train_every_way()
     print("all runs are the same")
 """

@@ -10,7 +10,6 @@ from conftest import ROOT
 
 from clicks.clickfile import Clicks
 from clicks.itemindex import ItemIndex
-from clicks.parquetfile import CHECKS_PAGES
 from clicks.recognised import read_prepared_clicks
 from dataset import encode_sessions, read_session_clicks
 from terminal.errors import UserError
@@ -203,11 +202,11 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", list(DAMAGES)[: 3 if CHECKS_PAGES else 2])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damage_within_a_parquet_file_is_told(tmp_path, damage):
-    options = {"write_page_checksum": True} if CHECKS_PAGES else {}
+    options = {"compression": "none", "use_dictionary": False, "store_schema": False, "write_page_checksum": True}
     frame = FRAME.assign(SessionId="naïve", Größe=1)
-    frame.to_parquet(tmp_path / "a", compression="none", use_dictionary=False, store_schema=False, **options)
+    frame.to_parquet(tmp_path / "a", **options)
     assert len(read_prepared_clicks(tmp_path / "a")) == len(FRAME)
     content = (tmp_path / "a").read_bytes()
     here, there = DAMAGES[damage]
