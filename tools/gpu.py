@@ -252,7 +252,7 @@ def profile_step(setup: Setup) -> Iterator[Row]:
     on_cuda = training.device.type == "cuda"
     training.feed, training.progress = FirstBlocks(training.feed, 1), EpochProgress(0)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_cuda else [])]
-    with profile(activities=activities) as profiler:
+    with profile(activities=activities, acc_events=True) as profiler:  # which 2.11 warns of otherwise
         training.train_epoch()
     events, n_steps = profiler.key_averages(), training.progress.step
     order = "self_device_time_total" if on_cuda else "self_cpu_time_total"
