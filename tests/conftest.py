@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,23 +95,35 @@ def feed_of(model: GRU4Rec, batches: SessionParallelBatches, sampler: NegativeSa
     return MiniBatches(batches, sampler, len(model.output_bias), model.shared, model.output_bias.device)
 
 
+def run_in(
+    folder: Path, script: str, *arguments: object, expect: int = 0, **environment: str
+) -> subprocess.CompletedProcess:
+    """Run a script of the project, or a tool, in a process of its own and a folder: the finished process."""
+    process = subprocess.run(
+        [sys.executable, "-W", "error", *command_of(script), *map(str, arguments)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=ENVIRONMENT | environment,
+    )
+    assert process.returncode == expect, process.stdout + process.stderr
+    return process
+
+
 @pytest.fixture
 def run_script(tmp_path):
-    """Run a script of the project, or a tool, in a process of its own and an empty folder: the finished process."""
+    """:func:`run_in` an empty folder."""
+    return partial(run_in, tmp_path)
 
-    def run(script: str, *arguments: object, expect: int = 0, **environment: str) -> subprocess.CompletedProcess:
-        process = subprocess.run(
-            [sys.executable, "-W", "error", *command_of(script), *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            env=ENVIRONMENT | environment,
-        )
-        assert process.returncode == expect, process.stdout + process.stderr
-        return process
 
-    return run
+@pytest.fixture(scope="session")
+def small_log(tmp_path_factory) -> Path:
+    """A folder with a log, ``clicks.dat``, and ``data``, the files that preprocessing.py makes of it; to be copied."""
+    folder = tmp_path_factory.mktemp("log")
+    run_in(folder, "tools.synthetic", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
+    run_in(folder, "preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "data")
+    return folder
 
 
 @pytest.fixture

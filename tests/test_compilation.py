@@ -55,7 +55,7 @@ def run(step, parts, mini_batches):
 # The losses that one compiled test in make test does not reach, and the third input mode, are in make test-long.
 CASES = [
     ("CrossEntropy", {"constrained_embedding": True, "final_act": "softmax"}, ()),
-    ("BPR-max", {"final_act": "elu-0.5"}, ()),
+    ("BPR-max", {"final_act": "elu-0.5"}, pytest.mark.long),
     ("TOP1-max", {"embedding_dim": 7, "final_act": "elu-1"}, pytest.mark.long),
     ("TOP1", {"num_layers": 2}, pytest.mark.long),
     ("BPR", {"constrained_embedding": True}, pytest.mark.long),

@@ -80,7 +80,7 @@ def uninterrupted(data, tmp_path_factory):
     return final_state(run)
 
 
-@pytest.mark.parametrize("n_kills", [5, pytest.param(12, marks=pytest.mark.long)])
+@pytest.mark.parametrize("n_kills", [3, pytest.param(12, marks=pytest.mark.long)])
 def test_a_run_killed_many_times_ends_as_if_it_never_was(data, uninterrupted, tmp_path, n_kills):
     rng = random.Random(20)
     line = [*SETTING, "--data_folder", data, "--resume"]

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -132,9 +133,8 @@ def test_bad_session_files_are_refused(tmp_path, text, message):
         list(stream_sessions(tmp_path / "s.csv"))
 
 
-def test_the_script(run_script, tmp_path, monkeypatch, capsys):
-    run_script("tools.synthetic", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
-    run_script("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "data")
+def test_the_script(small_log, run_script, tmp_path, monkeypatch, capsys):
+    shutil.copytree(small_log / "data", tmp_path / "data")
     run_script("main.py", "--data_folder", "data", "--n_epochs", 1, "--hidden_size", 8, "--device", "cpu")
     (model,) = tmp_path.glob("checkpoint/*/model_00000.pt")
     run_script("recommend.py", "--load_model", model, "--sessions", "data/recSys15Test.txt", "--k", 4)
@@ -149,18 +149,21 @@ def test_the_script(run_script, tmp_path, monkeypatch, capsys):
     assert "does not know: 999" in shown.stderr
     assert len(shown.stdout.splitlines()) == 4
     assert rows[0]["ItemID"] not in shown.stdout
-    mistakes = {
-        ("--items", "a,b"): "is not a list of item ids",
+    for arguments, message in {
         ("--items", "999"): "knows none",
-        ("--sessions", "nowhere.csv"): "cannot read nowhere.csv",
-        ("--items", rows[0]["ItemID"], "--k", 500): "--k 500 is more than the",
         ("--k", 5): "one of the arguments --items --sessions --similar --export_items is required",
-    }
-    for arguments, message in mistakes.items():
+    }.items():
         failed = run_script("recommend.py", "--load_model", model, *arguments, expect=2)
         assert message in failed.stderr
         assert "Traceback" not in failed.stderr
     monkeypatch.chdir(tmp_path)
+    for arguments, message in {
+        ("--items", "a,b"): "is not a list of item ids",
+        ("--sessions", "nowhere.csv"): "cannot read nowhere.csv",
+        ("--items", rows[0]["ItemID"], "--k", 500): "--k 500 is more than the",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            in_process(monkeypatch, capsys, model, *arguments)
     check_what_restricts_and_what_else_there_is(partial(in_process, monkeypatch, capsys, model), rows)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import random
+import shutil
 from argparse import Namespace
 from pathlib import Path
 
@@ -118,9 +119,8 @@ def test_missing_files_are_named_with_what_writes_them(tmp_path):
 
 
 @pytest.fixture
-def prepared(run_script, tmp_path):
-    run_script("tools.synthetic", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
-    run_script("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "data")
+def prepared(small_log, tmp_path):
+    shutil.copytree(small_log / "data", tmp_path / "data")
     return ("--data_folder", "data", "--output", "out", "--n_epochs", 1, "--device", "cpu")
 
 
@@ -198,10 +198,11 @@ def test_rows_of_baselines_name_their_settings(prepared, run_script, tmp_path):
     assert wrong.stderr.startswith("error: argument --rows: kk=2: VS-KNN takes k, sample")
 
 
-def test_other_clicks_in_the_same_folder_are_trained_on_anew(prepared, run_script, tmp_path):
+def test_other_clicks_in_the_same_folder_are_trained_on_anew(prepared, small_log, run_script, tmp_path):
     line = (*prepared, "--rows", "iclr2016-top1-100")
     run_script("reproduce.py", *line)
-    run_script("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "data", "--last_days", 4)
+    log = small_log / "clicks.dat"
+    run_script("preprocessing.py", "--clicks", log, "--data_folder", "data", "--last_days", 4)
     run_script("reproduce.py", *line)
     run_script("reproduce.py", *line, "--output", "anew")
     first, second = read_results(tmp_path / "out" / "results.csv")

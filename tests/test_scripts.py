@@ -20,11 +20,10 @@ SETTING = (
 
 
 @pytest.fixture
-def prepared(run_script, tmp_path):
+def prepared(small_log, tmp_path):
     """A folder with small prepared files where main.py looks by default."""
-    run_script("tools.synthetic", "--output", "clicks.dat", "--n_sessions", 1500, "--n_items", 60, "--n_days", 5)
-    run_script("preprocessing.py", "--clicks", "clicks.dat")
-    return tmp_path / "data" / "preprocessed_data"
+    shutil.copy(small_log / "clicks.dat", tmp_path)
+    return shutil.copytree(small_log / "data", tmp_path / "data" / "preprocessed_data")
 
 
 def only_run_folder(tmp_path, name="checkpoint"):
