@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-FROM_VERSION = (2, 11)  # 2.6 does not compile the step, or to wrong numbers; those between were not tried
+FROM_VERSION = (2, 11)  # 2.10 and older cannot trace the step's torch.autograd.grad (trace_autograd_ops)
 FROM_CAPABILITY = (7, 0)  # of a GPU, for Triton
 CXX = {"win32": "cl", "darwin": "clang++"}.get(sys.platform, "g++")  # what PyTorch takes where CXX names no other
 HEADER = Path(sysconfig.get_path("include"), "Python.h")
