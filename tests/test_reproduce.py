@@ -198,6 +198,7 @@ def test_rows_of_baselines_name_their_settings(prepared, run_script, tmp_path):
     assert wrong.stderr.startswith("error: argument --rows: kk=2: VS-KNN takes k, sample")
 
 
+@pytest.mark.long
 def test_other_clicks_in_the_same_folder_are_trained_on_anew(prepared, small_log, run_script, tmp_path):
     line = (*prepared, "--rows", "iclr2016-top1-100")
     run_script("reproduce.py", *line)
