@@ -8,7 +8,7 @@
     python -m tools.benchmark preprocessing loading    # whole processes on 33 million raw clicks
     python -m tools.benchmark epoch                    # main.py on them, for an epoch of authors-best
     python -m tools.benchmark scale --n_lines 110000000    # the same on a log of REES46's shape, which is made first
-    python -m tools.benchmark gpu                      # what is wanted of a GPU, in one table, in eight minutes
+    python -m tools.benchmark gpu                      # what is wanted of a GPU, in one table, in nine minutes
 
 Medians of several runs, the first of them not counted. Files are made once and kept in ``--folder``.
 """
