@@ -289,17 +289,17 @@ def test_too_little_memory_is_a_trial_and_a_mistake_of_ours_is_not(tuned, made_u
     on_cuda = torch.cuda.OutOfMemoryError("CUDA out of memory: of 8 GiB\nand")
     for name, error in (("a", MemoryError()), ("b", on_the_cpu), ("c", on_cuda)):
         made_up(fail(error))
-        trials = tuned("--n_trials", 6, space=space, study=f"{name}.db")
+        trials = tuned("--n_trials", 4, space=space, study=f"{name}.db")
         assert {trial.params["hidden_size"] for trial in trials if trial.state.name == "PRUNED"} == {8}
     assert {"CUDA out of memory: of 8 GiB"} < {trial.user_attrs.get("problem") for trial in trials}
     for error in (IndexError("ours"), RuntimeError("CUDA error: an illegal memory access was encountered")):
         made_up(fail(error))
         with pytest.raises(type(error)):
-            tuned("--n_trials", 6, space=space, study="d.db")
+            tuned("--n_trials", 4, space=space, study="d.db")
         assert tune.open_study(tmp_path / "d.db").trials[-1].state.name == "FAIL"
     made_up(lambda parameters: [0.5])
-    finished = [trial for trial in tuned("--n_trials", 6, space=space, study="d.db") if trial.state.is_finished()]
-    assert [trial.state.name for trial in finished].count("COMPLETE") == 6
+    finished = [trial for trial in tuned("--n_trials", 4, space=space, study="d.db") if trial.state.is_finished()]
+    assert [trial.state.name for trial in finished].count("COMPLETE") == 4
 
 
 def test_the_trial_of_a_killed_process_is_not_counted(tuned, made_up, tmp_path):
