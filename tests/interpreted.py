@@ -3,7 +3,7 @@
 A GPU runs the programs of a kernel at once and in no order, so here their order is random: what one of them reads and
 another writes gives something else then. A process of its own, as Triton decides when it is imported:
 
-    python tests/interpreted.py --loss BPR-max --seed 1
+    PYTHONPATH=. python tests/interpreted.py --loss BPR-max --seed 1
 """
 
 import argparse
@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
-os.environ["TORCHINDUCTOR_CACHE_DIR"] = tempfile.mkdtemp()
+CACHE = tempfile.TemporaryDirectory()
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = CACHE.name
 
 import numpy as np
 import torch
