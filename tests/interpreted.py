@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
-CACHE = tempfile.TemporaryDirectory()
-os.environ["TORCHINDUCTOR_CACHE_DIR"] = CACHE.name
 
 import numpy as np
 import torch
@@ -119,6 +117,22 @@ def by_numpy(function: np.ufunc) -> Any:
     return of_tensor
 
 
+def compare(loss: str, name: str, programs: Programs) -> None:
+    """Three steps of a setting, plain and interpreted: losses and weights are the same, up to rounding."""
+    of_model, of_batches = SETTINGS[name]
+    plain, compiled = (make_parts(loss, dropout_hidden=0.2, dropout_input=0.1, **of_model) for _ in range(2))
+    mini_batches = random_mini_batches(3, plain[0].shared, repeated=True, **of_batches)
+    expected = run(training_step, plain, mini_batches)
+    programs.n_programs.clear()
+    losses = run(compilation.compiled_step("cpu"), compiled, mini_batches)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    for ours, theirs in zip(compiled[0].parameters(), plain[0].parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    n_kernels, n_programs = len(programs.n_programs) // 3, sum(programs.n_programs) // 3
+    print(f"{loss}, {name}: {n_kernels} kernels of {n_programs} programs a step", flush=True)
+    assert n_kernels > 0
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loss", required=True)
@@ -128,19 +142,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     prepare()
     programs = Programs(flags.seed)
-    for name in flags.settings:
-        of_model, of_batches = SETTINGS[name]
-        plain, compiled = (make_parts(flags.loss, dropout_hidden=0.2, dropout_input=0.1, **of_model) for _ in range(2))
-        mini_batches = random_mini_batches(3, plain[0].shared, repeated=True, **of_batches)
-        expected = run(training_step, plain, mini_batches)
-        programs.n_programs.clear()
-        losses = run(compilation.compiled_step("cpu"), compiled, mini_batches)
-        np.testing.assert_allclose(losses, expected, rtol=1e-5)
-        for ours, theirs in zip(compiled[0].parameters(), plain[0].parameters(), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-        n_kernels, n_programs = len(programs.n_programs) // 3, sum(programs.n_programs) // 3
-        print(f"{flags.loss}, {name}: {n_kernels} kernels of {n_programs} programs a step", flush=True)
-        assert n_kernels > 0
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        for name in flags.settings:
+            compare(flags.loss, name, programs)
 
 
 if __name__ == "__main__":
