@@ -196,5 +196,5 @@ def train_golden_run(case: str, step: NotingStep, device: torch.device = CPU, to
     for tie_breaking, theirs in CASES[case]["metrics"].items():
         ours = evaluate(model, test_sessions, (1, 5, 10), tie_breaking, batch_size=4)
         for k in (1, 5, 10):
-            assert ours.recall[k] == pytest.approx(theirs[f"recall@{k}"], rel=1e-12, abs=one_rank)
+            assert ours.recall[k] == pytest.approx(theirs[f"recall@{k}"], rel=0, abs=one_rank)
             assert ours.mrr[k] == pytest.approx(theirs[f"mrr@{k}"], abs=1e-7 + one_rank)  # from a float32 sum

@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, ROOT, command_of, copy_code
+from conftest import ENVIRONMENT, ROOT, copy_code, run_in
 
 import main
 from clicks.prepared import RECORD
@@ -32,12 +32,8 @@ SETTING = (
 def data(tmp_path_factory):
     """Prepared files of some 800 steps an epoch at batch size 8."""
     folder = tmp_path_factory.mktemp("data")
-    for script, *flags in (
-        ("tools.synthetic", "--output", "clicks.dat", "--n_sessions", "5000", "--n_items", "80", "--n_days", "5"),
-        ("preprocessing.py", "--clicks", "clicks.dat", "--data_folder", "."),
-    ):
-        command = [sys.executable, *command_of(script), *flags]
-        subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    run_in(folder, "tools.synthetic", "--output", "clicks.dat", "--n_sessions", 5000, "--n_items", 80, "--n_days", 5)
+    run_in(folder, "preprocessing.py", "--clicks", "clicks.dat", "--data_folder", ".")
     return folder
 
 

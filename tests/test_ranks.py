@@ -38,6 +38,7 @@ WAYS = [  # lanes, of which few live at the end; clicks back; flags
 def train_every_way():
     """In a rank: train with all others and alone; the losses of every step, and the weights, are the same."""
     from conftest import feed_of, make_sessions
+    from test_golden import NotingStep
 
     from dataset import NegativeSampler, SessionParallelBatches
     from faster.ranks import dealt_training_step
@@ -56,18 +57,12 @@ def train_every_way():
             optimizer = Optimizer(model.network_parameters(), model.item_tables(), adagrad(0.1, 0.1))
             batches = SessionParallelBatches(sessions, n_lanes, bptt=bptt)
             sampler = NegativeSampler(support.numpy(), 0.5, 4, 1, torch.device("cpu"))
-            losses = []
-
-            def noted(*arguments, step=step, losses=losses):
-                loss, hidden = step(*arguments)
-                losses.append(loss.item())
-                return loss, hidden
-
             loss_function = make_loss_function(loss_type, 0.5, 0.5, 0.5, support)
             progress = EpochProgress(0)
+            noted = NotingStep(step)
             train_epoch(model, optimizer, loss_function, feed_of(model, batches, sampler), progress, step=noted)
-            found.append((torch.tensor(losses), *progress.hidden, *model.state_dict().values()))
-        assert len(losses) > 20
+            found.append((torch.tensor(noted.losses), *progress.hidden, *model.state_dict().values()))
+        assert len(noted.losses) > 20
         for alone, together in zip(*found, strict=True):
             torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
