@@ -12,7 +12,6 @@ import os
 import random
 import tempfile
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 os.environ["TRITON_INTERPRET"] = "1"
@@ -81,11 +80,13 @@ class Programs:
         triton_heuristics.CachingAutotuner._interpret_args_grid = with_small_blocks
 
 
-def all_groups(scheduler: Scheduler) -> Iterator[list]:
+def all_groups(scheduler: Scheduler) -> list[list]:
     """Kernels that do not depend on each other, to be made one; by default PyTorch does so for GPUs alone."""
-    for nodes in scheduler._topological_sort_nodes():
-        for first in range(0, len(nodes), MOST_AT_A_TIME):
-            yield nodes[first : first + MOST_AT_A_TIME]
+    return [
+        nodes[first : first + MOST_AT_A_TIME]
+        for nodes in scheduler._topological_sort_nodes()
+        for first in range(0, len(nodes), MOST_AT_A_TIME)
+    ]
 
 
 def prepare() -> None:
@@ -93,7 +94,7 @@ def prepare() -> None:
     torch._inductor.config.cpu_backend = "triton"
     torch._inductor.config.compile_threads = 1
     compilation.OPTIONS["cpu"] = compilation.OPTIONS["cuda"]
-    ForeachKernelSchedulerNode.set_group_algorithm_for_combo_kernels(lambda scheduler: list(all_groups(scheduler)))
+    ForeachKernelSchedulerNode.set_group_algorithm_for_combo_kernels(all_groups)
     triton.runtime.driver.set_active(Gpu())
     for name in ("exp", "expm1", "log1p", "tanh"):  # CUDA's library, of which the interpreter has nothing
         setattr(triton.language.extra.libdevice, name, by_numpy(getattr(np, name)))
